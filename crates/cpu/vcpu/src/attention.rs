@@ -1,0 +1,66 @@
+//! The one flag that an engine polls while it runs.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+const INTERRUPT: u32 = 1;
+const KICK: u32 = 2;
+
+/// Asks one virtual CPU to look up from its work, from any thread.
+///
+/// An engine polls [`is_raised`](Self::is_raised) at instruction or block boundaries, which costs one relaxed
+/// load; a halted virtual CPU sleeps in [`wait`](Self::wait) and uses no host processor.
+#[derive(Debug, Default)]
+pub struct Attention {
+    flags: AtomicU32,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Attention {
+    /// The interrupt source may have something new to deliver.
+    pub fn interrupt(&self) {
+        self.raise(INTERRUPT);
+    }
+
+    /// [`Vcpu::run`](crate::Vcpu::run) shall return [`Exit::Kicked`](crate::Exit::Kicked) soon.
+    pub fn kick(&self) {
+        self.raise(KICK);
+    }
+
+    fn raise(&self, flag: u32) {
+        let before = self.flags.fetch_or(flag, Ordering::AcqRel);
+        if before & flag == 0 {
+            // The lock orders this wake-up after a sleeper's look at the flags.
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether anything was asked for since it was last taken.
+    #[inline(always)]
+    pub fn is_raised(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes a kick: whether there was one.
+    pub fn take_kick(&self) -> bool {
+        self.flags.fetch_and(!KICK, Ordering::AcqRel) & KICK != 0
+    }
+
+    /// Takes the interrupt flag, before the interrupt source is looked at.
+    pub fn take_interrupt(&self) -> bool {
+        self.flags.fetch_and(!INTERRUPT, Ordering::AcqRel) & INTERRUPT != 0
+    }
+
+    /// Sleeps until something is asked for, at most for `limit` where there is one.
+    pub fn wait(&self, limit: Option<Duration>) {
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |_: &mut ()| !self.is_raised();
+        match limit {
+            None => drop(self.changed.wait_while(guard, idle)),
+            Some(limit) => drop(self.changed.wait_timeout_while(guard, limit, idle)),
+        }
+    }
+}
