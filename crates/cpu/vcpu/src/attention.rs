@@ -57,7 +57,7 @@ impl Attention {
     /// Sleeps until something is asked for, at most for `limit` where there is one.
     pub fn wait(&self, limit: Option<Duration>) {
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = |_: &mut ()| !self.is_raised();
+        let idle = |(): &mut ()| !self.is_raised();
         match limit {
             None => drop(self.changed.wait_while(guard, idle)),
             Some(limit) => drop(self.changed.wait_timeout_while(guard, limit, idle)),
