@@ -1,1 +1,30 @@
-//! To be written.
+//! The x86 architecture and its reference interpreter: the oracle for every other engine.
+//!
+//! Follows the AMD64 Architecture Programmer's Manual (APM), volumes 1 to 5, and where the two agree the Intel
+//! Software Developer's Manual (SDM). Where AMD and Intel differ the guest sees an AMD processor.
+//!
+//! How one instruction goes: [`Interpreter`] translates the instruction pointer through the software TLB
+//! (`mmu`, `paging`), finds the block of predecoded operations there (`cache`), or decodes one (`decode`), and
+//! calls each operation's function, which lives with its group: `integer`, `system`, `x87`, `simd`. Memory
+//! operands go through `access`.
+#![forbid(unsafe_code)]
+
+mod access;
+mod cache;
+mod core;
+mod decode;
+mod exception;
+mod flags;
+mod int;
+mod integer;
+mod interpreter;
+mod mmu;
+mod model;
+mod op;
+mod paging;
+mod simd;
+mod system;
+mod x87;
+
+pub use interpreter::Interpreter;
+pub use model::{Model, UnknownModel};

@@ -1,0 +1,401 @@
+//! Memory accesses of instructions: through a segment, through the TLB, to RAM or to a device.
+//!
+//! The fast way is inlined into every instruction; whatever it cannot do takes the slow way below it, which
+//! checks everything before it changes anything.
+
+use posada_vcpu::x86::Segment;
+
+use crate::core::{Core, segment};
+use crate::exception::vector;
+use crate::int::Int;
+use crate::mmu::{Access, PAGE_MASK, Place, View};
+use crate::op::{Op, Step, Stop};
+
+/// Bit of [`crate::core::SegmentView::check`] that speaks of reads.
+const CHECK_READ: u8 = 1;
+/// Bit of [`crate::core::SegmentView::check`] that speaks of writes.
+const CHECK_WRITE: u8 = 2;
+
+impl Core {
+    /// The linear address of `size` bytes at `offset` of segment `number`, once limit and rights allow it.
+    #[inline(always)]
+    pub(crate) fn linear(&mut self, number: u8, offset: u64, size: u64, write: bool) -> Step<u64> {
+        let view = self.views[usize::from(number & 7)];
+        if view.check & if write { CHECK_WRITE } else { CHECK_READ } != 0 {
+            self.check_segment(number, offset, size, write)?;
+        }
+        Ok(view.base.wrapping_add(offset) & self.linear_mask)
+    }
+
+    /// Limit and rights of a segment outside 64-bit mode (AMD APM volume 2, sections 4.8 and 4.12).
+    #[cold]
+    fn check_segment(&mut self, number: u8, offset: u64, size: u64, write: bool) -> Step {
+        let s: Segment = self.segments[usize::from(number)];
+        let code = s.kind() & 8 != 0;
+        let bit1 = s.kind() & 2 != 0;
+        let rights = s.present() && if write { !code && bit1 } else { !code || bit1 };
+        let end = offset.wrapping_add(size - 1);
+        let inside = if !code && s.kind() & 4 != 0 {
+            let top = if s.db() { 0xffff_ffff } else { 0xffff };
+            offset > u64::from(s.limit) && end <= top && end >= offset
+        } else {
+            end <= u64::from(s.limit) && end >= offset
+        };
+        if !self.uses_descriptors() && inside || rights && inside {
+            return Ok(());
+        }
+        Err(if number == segment::SS { self.ss_fault(0) } else { self.gp(0) })
+    }
+
+    /// Reads a memory operand.
+    #[inline(always)]
+    pub(crate) fn read<T: Int>(&mut self, number: u8, offset: u64) -> Step<T> {
+        let linear = self.linear(number, offset, T::BYTES, false)?;
+        match self.mmu.find_read(linear, T::BYTES) {
+            Some(at) => Ok(self.connections.ram.load(at)),
+            None => self.read_slow(number, linear),
+        }
+    }
+
+    /// Writes a memory operand.
+    #[inline(always)]
+    pub(crate) fn write<T: Int>(&mut self, number: u8, offset: u64, value: T) -> Step {
+        let linear = self.linear(number, offset, T::BYTES, true)?;
+        match self.mmu.find_write(linear, T::BYTES) {
+            Some(at) => {
+                if self.connections.ram.store(at, value) {
+                    self.code_written();
+                }
+                Ok(())
+            }
+            None => self.write_slow(number, linear, value),
+        }
+    }
+
+    /// Reads a memory operand, changes it and writes it back: `change` returns the new value and what the
+    /// instruction wants to know. The operand is known to be writable before `change` runs. Not atomic.
+    #[inline(always)]
+    pub(crate) fn modify<T: Int, R>(
+        &mut self,
+        number: u8,
+        offset: u64,
+        change: impl FnOnce(&mut Self, T) -> (T, R),
+    ) -> Step<R> {
+        let linear = self.linear(number, offset, T::BYTES, true)?;
+        if let Some(at) = self.mmu.find_write(linear, T::BYTES) {
+            let old = self.connections.ram.load(at);
+            let (new, result) = change(self, old);
+            if self.connections.ram.store(at, new) {
+                self.code_written();
+            }
+            return Ok(result);
+        }
+        // Both halves are made sure of first, so that the write cannot fault after `change`.
+        self.probe(number, linear, T::BYTES, Access::Write)?;
+        let old = self.read_slow(number, linear)?;
+        let (new, result) = change(self, old);
+        self.write_slow(number, linear, new)?;
+        Ok(result)
+    }
+
+    /// Replaces a memory operand by `change` of it under a bus lock; returns what it was. `change` may run
+    /// several times.
+    #[inline(always)]
+    pub(crate) fn modify_locked<T: Int>(
+        &mut self,
+        number: u8,
+        offset: u64,
+        mut change: impl FnMut(T) -> T,
+    ) -> Step<T> {
+        let linear = self.linear(number, offset, T::BYTES, true)?;
+        let at = match self.mmu.find_write(linear, T::BYTES) {
+            Some(at) => at,
+            None => {
+                self.probe(number, linear, T::BYTES, Access::Write)?;
+                match self.place(number, linear, Access::Write)? {
+                    Place::Ram(at) if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 => at,
+                    // A device, or two pages that need not be neighbours in RAM: no host lock covers them.
+                    _ => {
+                        let old = self.read_slow(number, linear)?;
+                        self.write_slow(number, linear, change(old))?;
+                        return Ok(old);
+                    }
+                }
+            }
+        };
+        let (old, code) = self.connections.ram.update(at, change);
+        if code {
+            self.code_written();
+        }
+        Ok(old)
+    }
+
+    /// The operand at an instruction's memory address.
+    #[inline(always)]
+    pub(crate) fn read_op<T: Int>(&mut self, op: &Op) -> Step<T> {
+        let offset = op.address(self);
+        self.read(op.segment, offset)
+    }
+
+    #[inline(always)]
+    pub(crate) fn write_op<T: Int>(&mut self, op: &Op, value: T) -> Step {
+        let offset = op.address(self);
+        self.write(op.segment, offset, value)
+    }
+
+    /// A 16-byte operand, low half first. With `aligned`, an address that is no multiple of 16 is `#GP(0)`.
+    pub(crate) fn read_128(&mut self, number: u8, offset: u64, aligned: bool) -> Step<[u64; 2]> {
+        let linear = self.linear(number, offset, 16, false)?;
+        if aligned && linear & 15 != 0 {
+            return Err(self.gp(0));
+        }
+        if let Some(at) = self.mmu.find_read(linear, 16) {
+            let ram = &self.connections.ram;
+            return Ok([ram.load(at), ram.load(at + 8)]);
+        }
+        self.probe(number, linear, 16, Access::Read)?;
+        Ok([
+            self.read_slow(number, linear)?,
+            self.read_slow(number, linear.wrapping_add(8) & self.linear_mask)?,
+        ])
+    }
+
+    /// Writes a 16-byte operand; see [`read_128`](Self::read_128).
+    pub(crate) fn write_128(&mut self, number: u8, offset: u64, value: [u64; 2], aligned: bool) -> Step {
+        let linear = self.linear(number, offset, 16, true)?;
+        if aligned && linear & 15 != 0 {
+            return Err(self.gp(0));
+        }
+        if let Some(at) = self.mmu.find_write(linear, 16) {
+            let ram = &self.connections.ram;
+            if ram.store(at, value[0]) | ram.store(at + 8, value[1]) {
+                self.code_written();
+            }
+            return Ok(());
+        }
+        self.probe(number, linear, 16, Access::Write)?;
+        self.write_slow(number, linear, value[0])?;
+        self.write_slow(number, linear.wrapping_add(8) & self.linear_mask, value[1])
+    }
+
+    /// Reads `data.len()` bytes (any number up to a few hundred) through a segment, all or nothing.
+    pub(crate) fn read_bytes(&mut self, number: u8, offset: u64, data: &mut [u8]) -> Step {
+        let linear = self.linear(number, offset, data.len() as u64, false)?;
+        self.probe(number, linear, data.len() as u64, Access::Read)?;
+        for (n, byte) in data.iter_mut().enumerate() {
+            *byte = self.read_slow(number, linear.wrapping_add(n as u64) & self.linear_mask)?;
+        }
+        Ok(())
+    }
+
+    /// Writes `data` through a segment, all or nothing.
+    pub(crate) fn write_bytes(&mut self, number: u8, offset: u64, data: &[u8]) -> Step {
+        let linear = self.linear(number, offset, data.len() as u64, true)?;
+        self.probe(number, linear, data.len() as u64, Access::Write)?;
+        for (n, byte) in data.iter().enumerate() {
+            self.write_slow(number, linear.wrapping_add(n as u64) & self.linear_mask, *byte)?;
+        }
+        Ok(())
+    }
+
+    /// A store has changed code that is decoded somewhere, perhaps the very block that runs.
+    #[cold]
+    fn code_written(&mut self) {
+        self.code_changed = true;
+    }
+
+    /// Whether an address has the form that 64-bit mode demands: bits 63:47 all the same.
+    pub(crate) fn is_canonical(address: u64) -> bool {
+        (address as i64) << 16 >> 16 == address as i64
+    }
+
+    /// Where one byte at `linear` is, for an access with the current rights.
+    pub(crate) fn place(&mut self, number: u8, linear: u64, access: Access) -> Step<Place> {
+        let hit = match access {
+            Access::Read => self.mmu.find_read(linear, 1),
+            Access::Write => self.mmu.find_write(linear, 1),
+            Access::Execute => self.mmu.find_code(linear),
+        };
+        if let Some(at) = hit {
+            return Ok(Place::Ram(at));
+        }
+        if self.long64 && !Self::is_canonical(linear) {
+            return Err(if number == segment::SS { self.ss_fault(0) } else { self.gp(0) });
+        }
+        let view = self.mmu.view();
+        if self.mmu.revive_global(linear) && view != View::Watched {
+            return self.place(number, linear, access);
+        }
+        self.translate(linear, access, self.mmu.user, view)
+    }
+
+    /// Makes sure that `size` bytes at `linear` can be accessed, without accessing them.
+    pub(crate) fn probe(&mut self, number: u8, linear: u64, size: u64, access: Access) -> Step {
+        self.place(number, linear, access)?;
+        let last = linear.wrapping_add(size - 1) & self.linear_mask;
+        if (last ^ linear) & !PAGE_MASK != 0 {
+            self.place(number, last, access)?;
+        }
+        Ok(())
+    }
+
+    fn watch_data(&mut self, linear: u64, size: u64, write: bool) -> Step {
+        if self.mmu.checks_alignment() && linear & (size - 1) != 0 && size.is_power_of_two() {
+            return Err(self.raise(vector::AC, Some(0)));
+        }
+        if self.mmu.watches() {
+            self.note_data_access(linear, size, write);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_slow<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
+        self.watch_data(linear, T::BYTES, false)?;
+        let first = self.place(number, linear, Access::Read)?;
+        let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
+        if room >= T::BYTES {
+            return Ok(self.load_place(first));
+        }
+        let second = self.place(number, linear.wrapping_add(room) & self.linear_mask, Access::Read)?;
+        let mut bytes = [0; 8];
+        for n in 0..T::BYTES {
+            let place = if n < room { advance(first, n) } else { advance(second, n - room) };
+            bytes[n as usize] = self.load_place::<u8>(place);
+        }
+        Ok(T::from_le(&bytes))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_slow<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
+        self.watch_data(linear, T::BYTES, true)?;
+        let first = self.place(number, linear, Access::Write)?;
+        let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
+        if room >= T::BYTES {
+            self.store_place(first, value);
+            return Ok(());
+        }
+        let second = self.place(number, linear.wrapping_add(room) & self.linear_mask, Access::Write)?;
+        let bytes = value.zext().to_le_bytes();
+        for n in 0..T::BYTES {
+            let place = if n < room { advance(first, n) } else { advance(second, n - room) };
+            self.store_place(place, bytes[n as usize]);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load_place<T: Int>(&mut self, place: Place) -> T {
+        match place {
+            Place::Ram(at) => self.connections.ram.load(at),
+            Place::Device(physical) => {
+                let mut data = [0; 8];
+                self.connections.bus.mmio_read(physical, &mut data[..T::BYTES as usize]);
+                T::from_le(&data)
+            }
+        }
+    }
+
+    pub(crate) fn store_place<T: Int>(&mut self, place: Place, value: T) {
+        match place {
+            Place::Ram(at) => {
+                if self.connections.ram.store(at, value) {
+                    self.code_written();
+                }
+            }
+            Place::Device(physical) => {
+                let data = value.zext().to_le_bytes();
+                self.connections.bus.mmio_write(physical, &data[..T::BYTES as usize]);
+            }
+        }
+    }
+
+    /// Reads a system structure (descriptor table, TSS) at a linear address, with the supervisor's rights
+    /// whatever the CPL.
+    pub(crate) fn read_system<T: Int>(&mut self, linear: u64) -> Step<T> {
+        let mut bytes = [0; 8];
+        let place = self.system_place(linear, Access::Read)?;
+        if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 {
+            return Ok(self.load_place(place));
+        }
+        for n in 0..T::BYTES {
+            let place = self.system_place(linear.wrapping_add(n), Access::Read)?;
+            bytes[n as usize] = self.load_place::<u8>(place);
+        }
+        Ok(T::from_le(&bytes))
+    }
+
+    /// Writes a system structure; see [`read_system`](Self::read_system).
+    pub(crate) fn write_system<T: Int>(&mut self, linear: u64, value: T) -> Step {
+        let first = self.system_place(linear, Access::Write)?;
+        if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 {
+            self.store_place(first, value);
+            return Ok(());
+        }
+        self.system_place(linear.wrapping_add(T::BYTES - 1), Access::Write)?;
+        for (n, byte) in value.zext().to_le_bytes().into_iter().take(T::BYTES as usize).enumerate() {
+            let place = self.system_place(linear.wrapping_add(n as u64), Access::Write)?;
+            self.store_place(place, byte);
+        }
+        Ok(())
+    }
+
+    fn system_place(&mut self, linear: u64, access: Access) -> Step<Place> {
+        let linear = if self.long_active() { linear } else { linear & 0xffff_ffff };
+        if self.long_active() && !Self::is_canonical(linear) {
+            return Err(self.gp(0));
+        }
+        if self.cpl != 3 && !matches!(self.mmu.view(), View::Watched) {
+            return self.place(segment::DS, linear, access);
+        }
+        self.translate(linear, access, false, View::Watched)
+    }
+
+    /// The stack pointer, cut to the stack's size.
+    #[inline(always)]
+    pub(crate) fn stack_pointer(&self) -> u64 {
+        self.registers[4] & self.stack_mask()
+    }
+
+    #[inline(always)]
+    fn stack_mask(&self) -> u64 {
+        u64::MAX >> (64 - u32::from(self.mode.stack_bits))
+    }
+
+    /// Sets the stack pointer; bits above the stack's size stay.
+    #[inline(always)]
+    pub(crate) fn set_stack_pointer(&mut self, value: u64) {
+        let mask = self.stack_mask();
+        let kept = if self.mode.stack_bits == 16 { self.registers[4] & !mask } else { 0 };
+        self.registers[4] = kept | value & mask;
+    }
+
+    /// Pushes a value of the operand's size.
+    #[inline(always)]
+    pub(crate) fn push<T: Int>(&mut self, value: T) -> Step {
+        let pointer = self.stack_pointer().wrapping_sub(T::BYTES) & self.stack_mask();
+        self.write(segment::SS, pointer, value)?;
+        self.set_stack_pointer(pointer);
+        Ok(())
+    }
+
+    /// Pops a value of the operand's size.
+    #[inline(always)]
+    pub(crate) fn pop<T: Int>(&mut self) -> Step<T> {
+        let pointer = self.stack_pointer();
+        let value = self.read(segment::SS, pointer)?;
+        self.set_stack_pointer(pointer.wrapping_add(T::BYTES));
+        Ok(value)
+    }
+}
+
+fn advance(place: Place, by: u64) -> Place {
+    match place {
+        Place::Ram(at) => Place::Ram(at + by as usize),
+        Place::Device(physical) => Place::Device(physical + by),
+    }
+}
+
+/// For handlers that end their block: interrupts, modes and code are looked at afresh.
+pub(crate) const LEAVE: Step = Err(Stop::Leave);

@@ -1,0 +1,77 @@
+//! From bytes to [`Op`]s.
+//!
+//! `iced-x86` decodes; then each group of instructions in turn is asked whether an instruction is its own, and
+//! answers with the operation that carries it out. What no group knows, or the CPU model does not announce, is
+//! `#UD`.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+
+use crate::core::Core;
+use crate::model::Model;
+use crate::op::{Mode, Op, Step};
+use crate::{integer, simd, system, x87};
+
+/// The longest instruction, in bytes.
+pub(crate) const LONGEST: usize = 15;
+
+/// What decoding found.
+pub(crate) enum Decoded {
+    /// An instruction, and whether its block ends with it.
+    Op(Op, bool),
+    /// The bytes end in the middle of the instruction.
+    MoreBytes,
+}
+
+/// Decodes the first instruction in `bytes`.
+pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
+    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, DecoderOptions::AMD);
+    let instruction = decoder.decode();
+    if instruction.is_invalid() {
+        // A decoder that ran out of bytes cannot say what the instruction is, unless no more bytes would help.
+        if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes && bytes.len() < LONGEST {
+            return Decoded::MoreBytes;
+        }
+        let too_long = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+        let mut op = Op::new(if too_long { general_protection } else { invalid }, &instruction);
+        op.len = 1;
+        return Decoded::Op(op, true);
+    }
+    let op = lower(&instruction, mode, model).unwrap_or_else(|| Op::new(invalid, &instruction));
+    Decoded::Op(op, ends_block(&instruction))
+}
+
+fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
+    // Processors without them take `lzcnt` for `bsr`, `tzcnt` for `bsf`, and the landing pads of CET for `nop`.
+    let older = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Lzcnt
+            | Mnemonic::Tzcnt
+            | Mnemonic::Endbr32
+            | Mnemonic::Endbr64
+            | Mnemonic::Rdsspd
+            | Mnemonic::Rdsspq
+    );
+    if !older && !instruction.cpuid_features().iter().all(|feature| model.announces_code(*feature)) {
+        return None;
+    }
+    integer::lower(instruction, mode, model)
+        .or_else(|| simd::lower(instruction))
+        .or_else(|| x87::lower(instruction))
+        .or_else(|| system::lower(instruction, mode))
+}
+
+/// Whether decoding stops after an instruction: it may go elsewhere, or change how the next one is to be
+/// decoded or whether an interrupt comes before it.
+fn ends_block(instruction: &Instruction) -> bool {
+    use iced_x86::FlowControl;
+    instruction.flow_control() != FlowControl::Next || system::ends_block(instruction)
+}
+
+/// `#UD`.
+pub(crate) fn invalid(core: &mut Core, _: &Op) -> Step {
+    Err(core.ud())
+}
+
+fn general_protection(core: &mut Core, _: &Op) -> Step {
+    Err(core.gp(0))
+}

@@ -1,0 +1,219 @@
+//! The interpreter: fetches blocks and carries them out, and sees to what comes between instructions.
+
+use posada_vcpu::x86::{Running, State, rflags};
+use posada_vcpu::{Connections, Error, Event, Exit, Vcpu};
+
+use crate::cache::CodeCache;
+use crate::core::{Core, segment};
+use crate::decode::{Decoded, LONGEST, decode};
+use crate::int::RIP;
+use crate::mmu::{Access, PAGE_MASK, Place};
+use crate::model::Model;
+use crate::op::{Op, Step, Stop};
+
+/// The reference interpreter: one virtual CPU, carried out instruction by instruction.
+pub struct Interpreter {
+    core: Core,
+    cache: CodeCache,
+}
+
+impl Interpreter {
+    /// A virtual CPU in its reset state.
+    pub fn new(connections: Connections, model: Model) -> Result<Self, Error> {
+        Ok(Self { core: Core::new(connections, model), cache: CodeCache::new() })
+    }
+
+    /// Carries out one block, or one instruction where `single`.
+    fn block(&mut self, single: bool) -> Step {
+        let core = &mut self.core;
+        let rip = core.rip();
+        let cs = &core.segments[usize::from(segment::CS)];
+        let (linear, room) = if core.long64 {
+            (rip, u64::MAX)
+        } else {
+            // The instruction pointer has not passed the limit when it is zero bytes away from it.
+            let limit = u64::from(cs.limit);
+            if rip > limit {
+                return Err(core.gp(0));
+            }
+            (cs.base.wrapping_add(rip) & 0xffff_ffff, limit - rip + 1)
+        };
+        let at = match core.mmu.find_code(linear) {
+            Some(at) => at,
+            None => match core.place(segment::CS, linear, Access::Execute)? {
+                Place::Ram(at) => at,
+                Place::Device(_) => return self.uncached(linear, room),
+            },
+        };
+        let mode = core.mode;
+        let range = match self.cache.find(at, mode, &core.connections.ram) {
+            Some(range) => range,
+            None => match self.cache.fill(at, mode, &core.connections.ram, &core.model, room) {
+                Some(range) => range,
+                None => return self.uncached(linear, room),
+            },
+        };
+        let ops = &self.cache.ops[range];
+        let ops = if single { &ops[..1] } else { ops };
+        core.code_changed = false;
+        for (done, op) in ops.iter().enumerate() {
+            let result = execute(core, op);
+            if result.is_err() || core.code_changed {
+                core.instructions += done as u64 + u64::from(result != Err(Stop::Fault));
+                return result;
+            }
+        }
+        core.instructions += ops.len() as u64;
+        Ok(())
+    }
+
+    /// Carries out one instruction that no block can hold: it crosses a page, runs into the limit, or lies in a
+    /// device's memory.
+    #[cold]
+    fn uncached(&mut self, linear: u64, room: u64) -> Step {
+        let core = &mut self.core;
+        let mut bytes = [0; LONGEST];
+        let available = room.min(LONGEST as u64) as usize;
+        let mut len = 0;
+        while len < available {
+            // A page is only asked for when the instruction reaches it.
+            let from = linear.wrapping_add(len as u64) & core.linear_mask;
+            core.place(segment::CS, from, Access::Execute)?;
+            let in_page = (PAGE_MASK + 1 - (from & PAGE_MASK)) as usize;
+            for n in 0..in_page.min(available - len) {
+                let place = core.place(segment::CS, from + n as u64, Access::Execute)?;
+                bytes[len] = core.load_place(place);
+                len += 1;
+            }
+            if let Decoded::Op(op, _) = decode(&bytes[..len], core.mode, &core.model) {
+                let result = execute(core, &op);
+                core.instructions += u64::from(result != Err(Stop::Fault));
+                return result;
+            }
+        }
+        // The instruction does not end within the code segment, or is longer than any may be.
+        Err(core.gp(0))
+    }
+
+    /// Sees to everything that comes between instructions; true when the run is over.
+    #[cold]
+    #[inline(never)]
+    fn between(&mut self) -> Option<Exit> {
+        let core = &mut self.core;
+        if let Some(exit) = core.exit.take() {
+            return Some(exit);
+        }
+        if core.activity.running == Running::Shutdown {
+            return Some(Exit::Shutdown);
+        }
+        let attention = core.connections.attention.clone();
+        if attention.take_kick() {
+            core.slow = true;
+            return Some(Exit::Kicked);
+        }
+        attention.take_interrupt();
+        core.slow = false;
+        while let Some(event) = core.connections.interrupts.take_event() {
+            match event {
+                Event::Nmi => core.activity.nmi_pending = true,
+                Event::Init => core.init(),
+                Event::StartUp(page) => core.start_up(page),
+            }
+        }
+        if core.activity.running == Running::WaitForStartUp {
+            core.slow = true;
+            return Some(Exit::Halted);
+        }
+        let shadow = core.activity.sti_shadow || core.activity.mov_ss_shadow;
+        if shadow {
+            // One instruction is carried out before anything is let in.
+            core.slow = true;
+            return None;
+        }
+        if core.activity.nmi_pending && !core.activity.nmi_blocked {
+            core.deliver_nmi();
+            return None;
+        }
+        if core.system_flags & rflags::IF != 0
+            && let Some(vector) = core.connections.interrupts.acknowledge()
+        {
+            core.deliver_external(vector);
+            core.slow |= core.connections.interrupts.pending();
+            return None;
+        }
+        if core.activity.running == Running::Halted {
+            core.slow = true;
+            return Some(Exit::Halted);
+        }
+        None
+    }
+
+    /// Carries out one instruction, with all that goes with single-stepping, breakpoints and shadows.
+    #[cold]
+    #[inline(never)]
+    fn step(&mut self) {
+        let core = &mut self.core;
+        let shadows = (core.activity.sti_shadow, core.activity.mov_ss_shadow);
+        let stepping = core.system_flags & rflags::TF != 0;
+        core.debug_hits = 0;
+        // After a load of `ss` instruction breakpoints wait, too.
+        if !shadows.1 && core.instruction_breakpoint() {
+            return;
+        }
+        (core.activity.sti_shadow, core.activity.mov_ss_shadow) = (false, false);
+        core.slow = true;
+        let result = self.block(true);
+        let core = &mut self.core;
+        if result == Err(Stop::Fault) {
+            // Still in the shadow if the instruction is to be tried again? No: delivery ends it.
+            core.deliver_fault();
+            return;
+        }
+        core.end_of_instruction(stepping);
+    }
+}
+
+/// One instruction. The instruction pointer is past it while it runs, and back at it after a fault.
+#[inline(always)]
+fn execute(core: &mut Core, op: &Op) -> Step {
+    let len = u64::from(op.len);
+    let at = usize::from(RIP);
+    core.registers[at] = core.registers[at].wrapping_add(len);
+    let result = (op.run)(core, op);
+    if result == Err(Stop::Fault) {
+        core.registers[at] = core.registers[at].wrapping_sub(len);
+    }
+    result
+}
+
+impl Vcpu for Interpreter {
+    fn run(&mut self) -> Result<Exit, Error> {
+        loop {
+            if self.core.slow || self.core.connections.attention.is_raised() {
+                if let Some(exit) = self.between() {
+                    return Ok(exit);
+                }
+                if self.core.needs_stepping() {
+                    self.step();
+                    continue;
+                }
+            }
+            if self.block(false) == Err(Stop::Fault) {
+                self.core.deliver_fault();
+            }
+        }
+    }
+
+    fn state(&self) -> State {
+        self.core.save_state()
+    }
+
+    fn set_state(&mut self, state: &State) -> Result<(), Error> {
+        self.core.load_state(state);
+        Ok(())
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        Some(self.core.instructions)
+    }
+}

@@ -1,0 +1,263 @@
+//! The memory-management unit: a software translation look-aside buffer (TLB).
+//!
+//! An entry says where in RAM a linear page lies, and for which kinds of access the page tables' word is already
+//! known. Its tags are the page's address with a *generation* in the low bits, so that one comparison answers
+//! "this page, this kind of access, not flushed since, and not crossing into the next page". Whose rights count
+//! picks a part of the buffer (a *view*). What the buffer cannot answer goes the slow way, through the page
+//! tables ([`crate::paging`]), to devices, and across pages.
+
+use posada_memory::{Gpa, GuestRam, PAGE_SIZE};
+
+pub(crate) const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
+/// Entries in each view's part.
+const ENTRIES: usize = 1024;
+const VIEWS: usize = 4;
+/// A tag that no access has: not page-aligned in a way that any generation is.
+const NEVER: u64 = u64::MAX;
+
+/// What an access does. The values are the bits of a page fault's error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Execute,
+}
+
+/// Whose rights a memory access has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum View {
+    /// CPL below 3, with user pages out of reach (SMAP).
+    SupervisorGuarded = 0,
+    /// CPL below 3.
+    Supervisor = 1,
+    /// CPL 3.
+    User = 2,
+    /// Any, where each access needs a closer look (alignment checks, data breakpoints): never buffered.
+    Watched = 3,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    read: u64,
+    write: u64,
+    execute: u64,
+    /// Offset of the page in RAM.
+    page: usize,
+    /// The page's tag in the generation of global pages, or [`NEVER`].
+    global: u64,
+}
+
+const EMPTY: Entry = Entry { read: NEVER, write: NEVER, execute: NEVER, page: 0, global: NEVER };
+
+pub(crate) struct Mmu {
+    entries: Box<[Entry; ENTRIES * VIEWS]>,
+    /// Where the current view's part begins.
+    start: usize,
+    /// In the low 12 bits of every valid tag.
+    generation: u64,
+    global_generation: u64,
+    pub user: bool,
+    pub smap: bool,
+    alignment: bool,
+    watch: bool,
+    /// The current code page: its tag, and its offset in RAM.
+    code_tag: u64,
+    code_page: usize,
+}
+
+/// What the page tables allow, found by a walk; for an entry of the buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed {
+    pub read: bool,
+    pub write: bool,
+    pub execute: bool,
+    pub global: bool,
+}
+
+impl Mmu {
+    pub(crate) fn new() -> Self {
+        let entries = vec![EMPTY; ENTRIES * VIEWS].into_boxed_slice();
+        Self {
+            entries: entries.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
+            start: 0,
+            generation: 0,
+            global_generation: 0,
+            user: false,
+            smap: false,
+            alignment: false,
+            watch: false,
+            code_tag: NEVER,
+            code_page: 0,
+        }
+    }
+
+    pub(crate) fn set_access(&mut self, user: bool, smap: bool) {
+        (self.user, self.smap) = (user, smap);
+        self.choose();
+    }
+
+    /// Whether unaligned accesses fault.
+    pub(crate) fn set_alignment_check(&mut self, on: bool) {
+        self.alignment = on;
+        self.choose();
+    }
+
+    pub(crate) fn checks_alignment(&self) -> bool {
+        self.alignment
+    }
+
+    /// Whether each data access must be looked at, for breakpoints.
+    pub(crate) fn set_watch(&mut self, on: bool) {
+        self.watch = on;
+        self.choose();
+    }
+
+    pub(crate) fn watches(&self) -> bool {
+        self.watch
+    }
+
+    fn choose(&mut self) {
+        let view = if self.alignment || self.watch {
+            View::Watched
+        } else if self.user {
+            View::User
+        } else if self.smap {
+            View::SupervisorGuarded
+        } else {
+            View::Supervisor
+        };
+        let start = view as usize * ENTRIES;
+        if start != self.start {
+            self.start = start;
+            self.code_tag = NEVER;
+        }
+    }
+
+    #[inline(always)]
+    fn slot(start: usize, linear: u64) -> usize {
+        (start + (linear as usize >> 12) % ENTRIES) % (ENTRIES * VIEWS)
+    }
+
+    /// Where a read of `size` bytes at `linear` is in RAM, if the buffer knows.
+    #[inline(always)]
+    pub(crate) fn find_read(&self, linear: u64, size: u64) -> Option<usize> {
+        let entry = &self.entries[Self::slot(self.start, linear)];
+        let tag = linear.wrapping_add(size - 1) & !PAGE_MASK | self.generation;
+        (entry.read == tag).then(|| entry.page + (linear & PAGE_MASK) as usize)
+    }
+
+    /// Where a write of `size` bytes at `linear` is in RAM, if the buffer knows.
+    #[inline(always)]
+    pub(crate) fn find_write(&self, linear: u64, size: u64) -> Option<usize> {
+        let entry = &self.entries[Self::slot(self.start, linear)];
+        let tag = linear.wrapping_add(size - 1) & !PAGE_MASK | self.generation;
+        (entry.write == tag).then(|| entry.page + (linear & PAGE_MASK) as usize)
+    }
+
+    /// Where the code at `linear` is in RAM, if the buffer knows.
+    #[inline(always)]
+    pub(crate) fn find_code(&mut self, linear: u64) -> Option<usize> {
+        let tag = linear & !PAGE_MASK | self.generation;
+        if self.code_tag == tag {
+            return Some(self.code_page + (linear & PAGE_MASK) as usize);
+        }
+        let entry = &self.entries[Self::slot(self.start, linear)];
+        if entry.execute == tag {
+            (self.code_tag, self.code_page) = (tag, entry.page);
+            return Some(entry.page + (linear & PAGE_MASK) as usize);
+        }
+        None
+    }
+
+    /// A global page's entry outlives the flushes that a change of `cr3` brings: whether there is one for
+    /// `linear`, which is brought up to date.
+    pub(crate) fn revive_global(&mut self, linear: u64) -> bool {
+        let page = linear & !PAGE_MASK;
+        let entry = &mut self.entries[Self::slot(self.start, linear)];
+        if entry.global != (page | self.global_generation) {
+            return false;
+        }
+        let current = page | self.generation;
+        let mut revived = false;
+        for tag in [&mut entry.read, &mut entry.write, &mut entry.execute] {
+            if *tag != NEVER && *tag != current {
+                *tag = current;
+                revived = true;
+            }
+        }
+        revived
+    }
+
+    /// Remembers a translation. `view` is whose rights were asked about.
+    pub(crate) fn insert(&mut self, view: View, linear: u64, page: usize, allowed: Allowed) {
+        if view == View::Watched {
+            return;
+        }
+        let base = linear & !PAGE_MASK;
+        let tag = |allowed: bool| if allowed { base | self.generation } else { NEVER };
+        let entry = Entry {
+            read: tag(allowed.read),
+            write: tag(allowed.write),
+            execute: tag(allowed.execute),
+            page,
+            global: if allowed.global { base | self.global_generation } else { NEVER },
+        };
+        self.entries[Self::slot(view as usize * ENTRIES, linear)] = entry;
+    }
+
+    /// The view that the current rights name, watched or not.
+    pub(crate) fn view(&self) -> View {
+        match self.start / ENTRIES {
+            0 => View::SupervisorGuarded,
+            1 => View::Supervisor,
+            2 => View::User,
+            _ => View::Watched,
+        }
+    }
+
+    /// Forgets all translations but those of global pages: a load of `cr3`.
+    pub(crate) fn flush(&mut self) {
+        self.code_tag = NEVER;
+        self.generation += 1;
+        if self.generation > PAGE_MASK {
+            self.flush_all();
+        }
+    }
+
+    /// Forgets all translations.
+    pub(crate) fn flush_all(&mut self) {
+        self.code_tag = NEVER;
+        self.generation += 1;
+        self.global_generation += 1;
+        if self.generation > PAGE_MASK || self.global_generation > PAGE_MASK {
+            self.entries.fill(EMPTY);
+            (self.generation, self.global_generation) = (0, 0);
+        }
+    }
+
+    /// Forgets the translation of one page, global or not: `invlpg`.
+    pub(crate) fn flush_page(&mut self, linear: u64) {
+        self.code_tag = NEVER;
+        for view in 0..VIEWS {
+            let entry = &mut self.entries[Self::slot(view * ENTRIES, linear)];
+            *entry = EMPTY;
+        }
+    }
+}
+
+/// One part of an access that lies within a page: RAM at an offset, or a device at a physical address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Ram(usize),
+    Device(u64),
+}
+
+impl Place {
+    pub(crate) fn of(ram: &GuestRam, physical: u64) -> Self {
+        match ram.offset(Gpa(physical)) {
+            Some(offset) => Self::Ram(offset),
+            None => Self::Device(physical),
+        }
+    }
+}
