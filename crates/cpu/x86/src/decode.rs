@@ -4,7 +4,7 @@
 //! answers with the operation that carries it out. What no group knows, or the CPU model does not announce, is
 //! `#UD`.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Instruction};
 
 use crate::core::Core;
 use crate::model::Model;
@@ -24,7 +24,7 @@ pub(crate) enum Decoded {
 
 /// Decodes the first instruction in `bytes`.
 pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
-    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, DecoderOptions::AMD);
+    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, options(model));
     let instruction = decoder.decode();
     if instruction.is_invalid() {
         // A decoder that ran out of bytes cannot say what the instruction is, unless no more bytes would help.
@@ -40,18 +40,20 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
     Decoded::Op(op, ends_block(&instruction))
 }
 
+/// Processors without `lzcnt` take it for `bsr`, and `tzcnt` for `bsf`.
+fn options(model: &Model) -> u32 {
+    let mut options = DecoderOptions::AMD;
+    if !model.announces_code(CpuidFeature::LZCNT) {
+        options |= DecoderOptions::NO_MPFX_0FBD;
+    }
+    if !model.announces_code(CpuidFeature::BMI1) {
+        options |= DecoderOptions::NO_MPFX_0FBC;
+    }
+    options
+}
+
 fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
-    // Processors without them take `lzcnt` for `bsr`, `tzcnt` for `bsf`, and the landing pads of CET for `nop`.
-    let older = matches!(
-        instruction.mnemonic(),
-        Mnemonic::Lzcnt
-            | Mnemonic::Tzcnt
-            | Mnemonic::Endbr32
-            | Mnemonic::Endbr64
-            | Mnemonic::Rdsspd
-            | Mnemonic::Rdsspq
-    );
-    if !older && !instruction.cpuid_features().iter().all(|feature| model.announces_code(*feature)) {
+    if !instruction.cpuid_features().iter().all(|feature| model.announces_code(*feature)) {
         return None;
     }
     integer::lower(instruction, mode, model)
