@@ -67,7 +67,9 @@ pub enum Error {
         other: String,
     },
     /// Something does not fit into what RAM is left.
-    #[error("{what} needs {size} bytes, and no free range of guest RAM {where_} is as large; give it more memory")]
+    #[error(
+        "{what} needs {size} bytes, and no free range of guest RAM {where_} is as large; give it more memory"
+    )]
     NoRoom {
         /// What was to be placed.
         what: String,

@@ -77,7 +77,7 @@ impl MemoryMap {
                 return Err(bad(format!("{kind:?} region at {start} has a size of {size:#x}")));
             }
             if start.0 < end {
-                return Err(bad(format!("{kind:?} region at {start} begins before {:#x}", end)));
+                return Err(bad(format!("{kind:?} region at {start} begins before {end:#x}")));
             }
             end = start.0 + size;
         }

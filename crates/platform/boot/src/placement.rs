@@ -56,7 +56,8 @@ impl<'a> Placement<'a> {
         // A lowest place begins where RAM, or the space after something taken, begins.
         let ends = self.taken.iter().map(|taken| taken.end);
         let starts = self.map.ram().map(|region| region.start.0).chain(ends);
-        let candidates = starts.chain([from]).filter_map(|start| start.max(from).checked_next_multiple_of(align));
+        let candidates =
+            starts.chain([from]).filter_map(|start| start.max(from).checked_next_multiple_of(align));
         let best = candidates.filter(|&start| self.is_free(start, size, FOUR_GIB)).min();
         self.take(what, best, size, || format!("between {from:#x} and 4 GiB"))
     }
@@ -126,9 +127,7 @@ impl<'a> Placement<'a> {
         size: u64,
         to: Gpa,
     ) -> Result<(), Error> {
-        source
-            .copy_to(offset, size, self.ram, to)
-            .map_err(|cause| Error::Read { what: what.into(), cause })
+        source.copy_to(offset, size, self.ram, to).map_err(|cause| Error::Read { what: what.into(), cause })
     }
 
     /// Clears a place that was taken: RAM is not empty when a guest reboots.
@@ -196,7 +195,8 @@ mod tests {
     fn nothing_lies_in_a_hole_over_the_end_or_on_top_of_another() {
         let (ram, map) = guest();
         let mut placement = Placement::new(&ram, &map);
-        for (start, size) in [(0x9_f000, 0x1000), (0xc_0000, 1), (0x3f_ffff, 2), (u64::MAX, 2), (1 << 40, 1)] {
+        for (start, size) in [(0x9_f000, 0x1000), (0xc_0000, 1), (0x3f_ffff, 2), (u64::MAX, 2), (1 << 40, 1)]
+        {
             assert!(matches!(placement.claim("x", start, size), Err(Error::OutsideRam { .. })), "{start:#x}");
         }
         placement.claim("one", 0x10_0000, 0x1000).unwrap();

@@ -72,7 +72,8 @@ impl Source {
             From::File(file) => file.read_exact_at(data, offset),
             From::Bytes(bytes) => {
                 let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
-                let part = rest.and_then(|rest| rest.get(..data.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
+                let part =
+                    rest.and_then(|rest| rest.get(..data.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
                 data.copy_from_slice(part);
                 Ok(())
             }
@@ -87,7 +88,7 @@ impl Source {
         match &self.from {
             From::File(file) => {
                 let mut file = file;
-                file.seek(SeekFrom::Start(offset))?;
+                Seek::seek(&mut file, SeekFrom::Start(offset))?;
                 ram.view().read_exact_volatile_from(to, &mut file, size).map_err(io::Error::other)
             }
             From::Bytes(bytes) => {
