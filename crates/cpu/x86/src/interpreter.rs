@@ -23,6 +23,17 @@ impl Interpreter {
         Ok(Self { core: Core::new(connections, model), cache: CodeCache::new() })
     }
 
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// One instruction, whose fault is not delivered.
+    #[cfg(test)]
+    pub(crate) fn single_step(&mut self) -> Step {
+        self.block(true)
+    }
+
     /// Carries out one block, or one instruction where `single`.
     fn block(&mut self, single: bool) -> Step {
         let core = &mut self.core;

@@ -24,6 +24,9 @@ mod op;
 mod paging;
 mod simd;
 mod system;
+#[cfg(test)]
+#[allow(dead_code)]
+mod testing;
 mod x87;
 
 pub use interpreter::Interpreter;
