@@ -1,2 +1,26 @@
-//! To be written.
-fn main() {}
+//! The repository's own chores, so that nothing needs a hand-run recipe: `cargo xtask help` lists them.
+#![forbid(unsafe_code)]
+
+mod packages;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Posada's own chores", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Everything that must pass: formatting, lints, unit tests, doc tests, guest boots
+    Test,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().chore {
+        Chore::Test => test::run(),
+    }
+}
