@@ -34,13 +34,7 @@ impl Core {
         let code = s.kind() & 8 != 0;
         let bit1 = s.kind() & 2 != 0;
         let rights = s.present() && if write { !code && bit1 } else { !code || bit1 };
-        let end = offset.wrapping_add(size - 1);
-        let inside = if !code && s.kind() & 4 != 0 {
-            let top = if s.db() { 0xffff_ffff } else { 0xffff };
-            offset > u64::from(s.limit) && end <= top && end >= offset
-        } else {
-            end <= u64::from(s.limit) && end >= offset
-        };
+        let inside = holds(&s, offset, size);
         if !self.uses_descriptors() && inside || rights && inside {
             return Ok(());
         }
@@ -200,7 +194,7 @@ impl Core {
 
     /// A store has changed code that is decoded somewhere, perhaps the very block that runs.
     #[cold]
-    fn code_written(&mut self) {
+    pub(crate) fn code_written(&mut self) {
         self.code_changed = true;
     }
 
@@ -251,7 +245,7 @@ impl Core {
 
     #[cold]
     #[inline(never)]
-    fn read_slow<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
+    pub(crate) fn read_slow<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
         self.watch_data(linear, T::BYTES, false)?;
         let first = self.place(number, linear, Access::Read)?;
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
@@ -269,7 +263,7 @@ impl Core {
 
     #[cold]
     #[inline(never)]
-    fn write_slow<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
+    pub(crate) fn write_slow<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
         self.watch_data(linear, T::BYTES, true)?;
         let first = self.place(number, linear, Access::Write)?;
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
@@ -341,12 +335,13 @@ impl Core {
         Ok(())
     }
 
-    fn system_place(&mut self, linear: u64, access: Access) -> Step<Place> {
+    /// Where one byte of a system structure is.
+    pub(crate) fn system_place(&mut self, linear: u64, access: Access) -> Step<Place> {
         let linear = if self.long_active() { linear } else { linear & 0xffff_ffff };
         if self.long_active() && !Self::is_canonical(linear) {
             return Err(self.gp(0));
         }
-        if self.cpl != 3 && !matches!(self.mmu.view(), View::Watched) {
+        if !self.mmu.user && self.mmu.view() != View::Watched {
             return self.place(segment::DS, linear, access);
         }
         self.translate(linear, access, false, View::Watched)
@@ -359,7 +354,7 @@ impl Core {
     }
 
     #[inline(always)]
-    fn stack_mask(&self) -> u64 {
+    pub(crate) fn stack_mask(&self) -> u64 {
         u64::MAX >> (64 - u32::from(self.mode.stack_bits))
     }
 
@@ -387,6 +382,18 @@ impl Core {
         let value = self.read(segment::SS, pointer)?;
         self.set_stack_pointer(pointer.wrapping_add(T::BYTES));
         Ok(value)
+    }
+}
+
+/// Whether `size` bytes at `offset` lie within a segment's limit, which counts from the other end where the
+/// segment expands down.
+pub(crate) fn holds(s: &Segment, offset: u64, size: u64) -> bool {
+    let end = offset.wrapping_add(size - 1);
+    if s.kind() & 0xc == 4 {
+        let top = if s.db() { 0xffff_ffff } else { 0xffff };
+        offset > u64::from(s.limit) && end <= top && end >= offset
+    } else {
+        end <= u64::from(s.limit) && end >= offset
     }
 }
 
