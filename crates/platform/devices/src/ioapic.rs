@@ -89,7 +89,10 @@ impl<S: MessageSink> Ioapic<S> {
     pub fn from_state(state: IoapicState, sink: S) -> Result<Self, StateError> {
         let known = ENTRY_WRITABLE | ENTRY_REMOTE_IRR;
         if let Some(pin) = state.table.iter().position(|entry| entry & !known != 0) {
-            return Err(StateError::new("I/O APIC", format!("redirection entry {pin} is {:#x}", state.table[pin])));
+            return Err(StateError::new(
+                "I/O APIC",
+                format!("redirection entry {pin} is {:#x}", state.table[pin]),
+            ));
         }
         Ok(Self { regs: state, sink })
     }

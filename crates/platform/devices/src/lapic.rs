@@ -86,7 +86,8 @@ mod lvt {
     pub(super) const LINT1: usize = 4;
     pub(super) const ERROR: usize = 5;
     /// Bits of each entry that software may set.
-    pub(super) const WRITABLE: [u32; 6] = [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
+    pub(super) const WRITABLE: [u32; 6] =
+        [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
     /// Bits that exist but are read-only: delivery status, and remote IRR of the LINT pins.
     pub(super) const READ_ONLY: [u32; 6] = [0x1000, 0x1000, 0x1000, 0x5000, 0x5000, 0x1000];
 }
@@ -105,6 +106,9 @@ pub enum Action {
     /// Tell every I/O APIC the end of a level-triggered interrupt with this vector.
     EndOfInterrupt(u8),
 }
+
+/// There is no register of this index.
+struct NoRegister;
 
 /// A set of vectors: eight registers of 32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,7 +244,10 @@ impl Lapic {
     /// A local APIC in a saved state.
     pub fn from_state(state: LapicState) -> Result<Self, StateError> {
         if !(32..=52).contains(&state.physical_bits) {
-            return Err(StateError::new("local APIC", format!("{} physical address bits", state.physical_bits)));
+            return Err(StateError::new(
+                "local APIC",
+                format!("{} physical address bits", state.physical_bits),
+            ));
         }
         if state.base & (BASE_X2APIC | BASE_ENABLE) == BASE_X2APIC {
             return Err(StateError::new("local APIC", format!("IA32_APIC_BASE {:#x}", state.base)));
@@ -312,10 +319,9 @@ impl Lapic {
             return false;
         }
         match destination {
-            Destination::All => true,
+            Destination::All | Destination::Logical(u32::MAX) => true,
             Destination::AllBut(id) => id != self.regs.id,
             Destination::Physical(id) => id == self.regs.id,
-            Destination::Logical(u32::MAX) => true,
             Destination::Logical(mda) if self.is_x2apic() => {
                 let ldr = self.logical_id();
                 mda >> 16 == ldr >> 16 && mda & ldr & 0xffff != 0
@@ -340,7 +346,9 @@ impl Lapic {
     pub fn accept(&mut self, message: &Message) {
         let regs = &mut self.regs;
         match message.mode {
-            DeliveryMode::Fixed | DeliveryMode::LowestPriority => self.deliver(message.vector, message.trigger),
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
+                self.deliver(message.vector, message.trigger);
+            }
             DeliveryMode::Smi => regs.smi = true,
             DeliveryMode::Nmi => regs.nmi = true,
             DeliveryMode::Init => regs.init |= message.assert,
@@ -383,14 +391,15 @@ impl Lapic {
         if entry & LVT_MASKED != 0 {
             return;
         }
+        // LINT1 is an edge whatever its entry says.
+        let level = entry & LVT_LEVEL != 0 && pin == 0;
+        let due = if level { self.regs.lint[pin] && entry & LVT_REMOTE_IRR == 0 } else { rose };
         match DeliveryMode::from_bits((entry >> 8) as u8) {
-            Some(DeliveryMode::Fixed) if entry & LVT_LEVEL != 0 && pin == 0 => {
-                if self.regs.lint[pin] && entry & LVT_REMOTE_IRR == 0 {
-                    self.regs.lvt[lvt::LINT0 + pin] |= LVT_REMOTE_IRR;
-                    self.deliver(entry as u8, TriggerMode::Level);
-                }
+            Some(DeliveryMode::Fixed) if due && level => {
+                self.regs.lvt[lvt::LINT0 + pin] |= LVT_REMOTE_IRR;
+                self.deliver(entry as u8, TriggerMode::Level);
             }
-            Some(DeliveryMode::Fixed) if rose => self.deliver(entry as u8, TriggerMode::Edge),
+            Some(DeliveryMode::Fixed) if due => self.deliver(entry as u8, TriggerMode::Edge),
             Some(DeliveryMode::Smi) => self.regs.smi |= rose,
             Some(DeliveryMode::Nmi) => self.regs.nmi |= rose,
             Some(DeliveryMode::Init) => self.regs.init |= rose,
@@ -537,14 +546,13 @@ impl Lapic {
         match index {
             register::ID => self.regs.id << 24,
             register::APR => self.ppr().into(),
-            register::RRD => 0,
+            // Remote read is no more; EOI is write-only. Neither is an error.
+            register::RRD | register::EOI => 0,
             register::LDR => self.regs.ldr,
             register::DFR => self.regs.dfr,
             register::ICR => self.regs.icr as u32,
             register::ICR_HIGH => (self.regs.icr >> 32) as u32,
-            // Write only: reads as 0 without an error.
-            register::EOI => 0,
-            _ => self.read_common(index, now).unwrap_or_else(|| {
+            _ => self.read_common(index, now).unwrap_or_else(|NoRegister| {
                 self.error(ESR_ILLEGAL_REGISTER);
                 0
             }),
@@ -559,8 +567,13 @@ impl Lapic {
         let index = u32::from(offset >> 4);
         match index {
             // Read only here, as on the processors that have x2APIC.
-            register::ID | register::VERSION | register::APR | register::PPR | register::RRD => None,
-            register::ISR..=register::IRR_LAST | register::CURRENT_COUNT => None,
+            register::ID
+            | register::VERSION
+            | register::APR
+            | register::PPR
+            | register::RRD
+            | register::ISR..=register::IRR_LAST
+            | register::CURRENT_COUNT => None,
             register::LDR => {
                 self.regs.ldr = value & 0xff00_0000;
                 None
@@ -582,18 +595,18 @@ impl Lapic {
                 self.error(ESR_ILLEGAL_REGISTER);
                 None
             }
-            _ => self.write_common(index, value, now).unwrap_or_else(|| {
+            _ => self.write_common(index, value, now).unwrap_or_else(|NoRegister| {
                 self.error(ESR_ILLEGAL_REGISTER);
                 None
             }),
         }
     }
 
-    /// Registers that both modes read alike; `None` if there is none of this index.
-    fn read_common(&mut self, index: u32, now: Nanos) -> Option<u32> {
+    /// Registers that both modes read alike.
+    fn read_common(&mut self, index: u32, now: Nanos) -> Result<u32, NoRegister> {
         self.tick(now);
         let regs = &self.regs;
-        Some(match index {
+        Ok(match index {
             register::VERSION => VERSION,
             register::TPR => regs.tpr.into(),
             register::PPR => self.ppr().into(),
@@ -606,16 +619,16 @@ impl Lapic {
             register::INITIAL_COUNT => regs.timer.initial,
             register::CURRENT_COUNT => regs.timer.current(now),
             register::DIVIDE => regs.timer.divide(),
-            _ => return None,
+            _ => return Err(NoRegister),
         })
     }
 
-    /// Registers that both modes write alike; `None` if there is none of this index.
-    fn write_common(&mut self, index: u32, value: u32, now: Nanos) -> Option<Option<Action>> {
+    /// Registers that both modes write alike.
+    fn write_common(&mut self, index: u32, value: u32, now: Nanos) -> Result<Option<Action>, NoRegister> {
         self.tick(now);
         match index {
             register::TPR => self.regs.tpr = value as u8,
-            register::EOI => return Some(self.end_of_interrupt()),
+            register::EOI => return Ok(self.end_of_interrupt()),
             register::SVR => self.write_svr(value),
             register::ESR => self.regs.esr = std::mem::take(&mut self.regs.errors),
             register::LVT_TIMER..=register::LVT_LAST => {
@@ -627,9 +640,9 @@ impl Lapic {
                 }
             }
             register::DIVIDE => self.regs.timer.set_divide(value, now),
-            _ => return None,
+            _ => return Err(NoRegister),
         }
-        Some(None)
+        Ok(None)
     }
 
     fn write_svr(&mut self, value: u32) {
@@ -727,13 +740,18 @@ impl Lapic {
             register::ID => Ok(self.regs.id.into()),
             register::LDR => Ok(self.logical_id().into()),
             register::ICR => Ok(self.regs.icr),
-            index => self.read_common(index, now).map(u64::from).ok_or(GeneralProtection),
+            index => self.read_common(index, now).map(u64::from).map_err(|NoRegister| GeneralProtection),
         }
     }
 
     /// Writes one of the MSRs that [`read_msr`](Self::read_msr) reads. Reserved bits, read-only registers and
     /// transitions that the SDM forbids ("x2APIC State Transitions") are refused.
-    pub fn write_msr(&mut self, msr: u32, value: u64, now: Nanos) -> Result<Option<Action>, GeneralProtection> {
+    pub fn write_msr(
+        &mut self,
+        msr: u32,
+        value: u64,
+        now: Nanos,
+    ) -> Result<Option<Action>, GeneralProtection> {
         match msr {
             IA32_APIC_BASE => return self.write_base(value).map(|()| None),
             IA32_TSC_DEADLINE => {
@@ -774,7 +792,7 @@ impl Lapic {
             self.deliver(value as u8, TriggerMode::Edge);
             return Ok(None);
         }
-        self.write_common(index, value as u32, now).ok_or(GeneralProtection)
+        self.write_common(index, value as u32, now).map_err(|NoRegister| GeneralProtection)
     }
 
     fn write_base(&mut self, value: u64) -> Result<(), GeneralProtection> {

@@ -27,6 +27,12 @@ impl<F: Fn(bool) + Send> IrqLine for F {
     }
 }
 
+impl IrqLine for Box<dyn IrqLine> {
+    fn set(&self, level: bool) {
+        self.as_ref().set(level);
+    }
+}
+
 /// A line that leads nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unconnected;
@@ -76,8 +82,8 @@ impl<L: IrqLine> Output<L> {
 #[cfg(test)]
 pub(crate) mod test_line {
     use super::IrqLine;
-    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     /// A wire that remembers its level and counts its rising edges.
     #[derive(Clone, Debug, Default)]

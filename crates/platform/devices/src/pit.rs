@@ -235,7 +235,8 @@ impl ChannelState {
             (Some(elapsed), Mode::Square) => {
                 // It counts by two, from the next lower even number.
                 let position = elapsed % self.period();
-                let in_half = if position < self.high_half() { position } else { position - self.high_half() };
+                let in_half =
+                    if position < self.high_half() { position } else { position - self.high_half() };
                 (self.period() & !1) - 2 * in_half
             }
             (Some(elapsed), _) => reload - elapsed,
@@ -244,7 +245,8 @@ impl ChannelState {
             return value as u16;
         }
         let value = value.rem_euclid(10_000) as u16;
-        value / 1000 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 | value % 10
+        let digit = |unit: u16, shift: u16| (value / unit % 10) << shift;
+        digit(1000, 12) | digit(100, 8) | digit(10, 4) | digit(1, 0)
     }
 
     /// The initial count that the written bytes mean: 0 stands for the greatest.
@@ -263,7 +265,10 @@ impl ChannelState {
     fn load(&mut self, written: u16, tick: i64) {
         let count = self.initial_count(written);
         match (self.mode, self.run) {
-            (Mode::OneShot | Mode::HardwareStrobe, _) => self.queued = Some(count),
+            // Until the gate rises: counting will begin, or begin anew, with that.
+            (Mode::OneShot | Mode::HardwareStrobe, _) | (Mode::Rate | Mode::Square, Run::Held(_)) => {
+                self.queued = Some(count);
+            }
             (Mode::Rate | Mode::Square, Run::Since(start)) => {
                 self.queued = Some(count);
                 let next = Self { reload: count, ..*self };
@@ -277,8 +282,6 @@ impl ChannelState {
                     Switch { at: end, start: end }
                 });
             }
-            // Held by the gate: counting will begin anew with the gate's rise.
-            (Mode::Rate | Mode::Square, Run::Held(_)) => self.queued = Some(count),
             _ => {
                 self.reload = count;
                 self.run = if self.gate { Run::Since(tick + 1) } else { Run::Held(0) };
@@ -292,14 +295,11 @@ impl ChannelState {
         }
         self.gate = gate;
         match (self.mode, self.run, gate) {
-            (Mode::OneShot | Mode::HardwareStrobe, run, true) => {
-                if self.queued.is_some() || run != Run::Idle {
-                    self.take_queued();
-                    self.run = Run::Since(tick + 1);
-                }
-            }
+            // A trigger without a count to count does nothing, and these modes heed the rise alone.
+            (Mode::OneShot | Mode::HardwareStrobe, Run::Idle, true) if self.queued.is_none() => {}
             (Mode::OneShot | Mode::HardwareStrobe, _, false) => {}
-            (Mode::Rate | Mode::Square, Run::Held(_), true) => {
+            (Mode::OneShot | Mode::HardwareStrobe, _, true)
+            | (Mode::Rate | Mode::Square, Run::Held(_), true) => {
                 self.take_queued();
                 self.run = Run::Since(tick + 1);
             }
@@ -367,7 +367,11 @@ impl ChannelState {
     }
 
     fn read(&mut self, tick: i64) -> u8 {
-        let latched = self.latched_status.take().or_else(|| self.latched_low.take()).or_else(|| self.latched_high.take());
+        let latched = self
+            .latched_status
+            .take()
+            .or_else(|| self.latched_low.take())
+            .or_else(|| self.latched_high.take());
         if let Some(value) = latched {
             return value;
         }
@@ -522,10 +526,8 @@ impl<L: IrqLine> Pit<L> {
     pub fn read_port_61(&mut self, now: Nanos) -> u8 {
         self.tick(now);
         let tick = Self::clock(now);
-        let refresh = ticks(now, HZ) / REFRESH_TICKS & 1 != 0;
-        self.port_61
-            | if refresh { REFRESH } else { 0 }
-            | if self.channels[2].out(tick) { OUT_2 } else { 0 }
+        let refresh = !(ticks(now, HZ) / REFRESH_TICKS).is_multiple_of(2);
+        self.port_61 | if refresh { REFRESH } else { 0 } | if self.channels[2].out(tick) { OUT_2 } else { 0 }
     }
 
     /// Writes port 0x61.

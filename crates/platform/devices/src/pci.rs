@@ -1,0 +1,78 @@
+//! PCI: configuration space, the two ways to reach it, and the routing of accesses to functions.
+//!
+//! [`PciBus`] is bus 0 with its host bridge. A guest reaches the configuration space of its functions through the
+//! ports 0xcf8 and 0xcfc (configuration mechanism #1, PCI 3.0 §3.2.2.3.2) or through memory (ECAM, PCI Express
+//! 3.0 §7.2.2). What a function's base address registers claim, the bus finds: the board asks it about every
+//! access that is nobody else's.
+//!
+//! A [`PciFunction`] embeds a [`ConfigSpace`], which knows which bits are writable, how a base address register
+//! tells its size, and how capabilities are chained.
+
+mod bus;
+mod config;
+mod host_bridge;
+
+pub use bus::{Address, PciBus, PciBusState};
+pub use config::{Bar, BarKind, ConfigSpace, ConfigSpaceState, Identity};
+pub use host_bridge::HostBridge;
+
+/// The configuration address port (32 bits).
+pub const CONFIG_ADDRESS: u16 = 0xcf8;
+/// The first of the four configuration data ports.
+pub const CONFIG_DATA: u16 = 0xcfc;
+/// Size of one bus's configuration space in ECAM, in bytes.
+pub const ECAM_BUS_LEN: u64 = 1 << 20;
+/// Capability ID of MSI-X.
+pub const CAPABILITY_MSIX: u8 = 0x11;
+/// Capability ID of a vendor-specific capability, as virtio has.
+pub const CAPABILITY_VENDOR: u8 = 0x09;
+
+/// One function of a PCI device.
+pub trait PciFunction: Send {
+    /// The function's configuration space.
+    fn config(&self) -> &ConfigSpace;
+
+    /// The function's configuration space, for changes.
+    fn config_mut(&mut self) -> &mut ConfigSpace;
+
+    /// Reads `size` bytes (1, 2 or 4, not crossing a dword) of configuration space. A function overrides this for
+    /// registers whose reading does something.
+    fn read_config(&mut self, offset: u16, size: u8) -> u32 {
+        self.config().read(offset, size)
+    }
+
+    /// Writes `size` bytes (1, 2 or 4, not crossing a dword) of configuration space. A function overrides this to
+    /// take note of what it needs to know, and passes the write on to its [`ConfigSpace`].
+    fn write_config(&mut self, offset: u16, size: u8, value: u32) {
+        self.config_mut().write(offset, size, value);
+    }
+
+    /// Reads `size` bytes (1, 2, 4 or 8) at `offset` in what base address register `bar` claims.
+    fn read_bar(&mut self, bar: usize, offset: u64, size: u8) -> u64 {
+        let _ = (bar, offset, size);
+        u64::MAX
+    }
+
+    /// Writes `size` bytes (1, 2, 4 or 8) at `offset` in what base address register `bar` claims.
+    fn write_bar(&mut self, bar: usize, offset: u64, size: u8, value: u64) {
+        let _ = (bar, offset, size, value);
+    }
+
+    /// The machine's reset. The default resets the configuration space.
+    fn reset(&mut self) {
+        self.config_mut().reset();
+    }
+}
+
+/// All ones in the low `size` bytes: what a read that nobody answers gives.
+fn ones(size: u8) -> u32 {
+    match size {
+        1 => 0xff,
+        2 => 0xffff,
+        _ => u32::MAX,
+    }
+}
+
+#[cfg(test)]
+#[path = "pci_test.rs"]
+mod tests;
