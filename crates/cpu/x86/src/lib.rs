@@ -12,6 +12,7 @@
 mod access;
 mod cache;
 mod core;
+mod cpuid;
 mod decode;
 mod exception;
 mod flags;
@@ -30,4 +31,4 @@ mod testing;
 mod x87;
 
 pub use interpreter::Interpreter;
-pub use model::{Model, UnknownModel};
+pub use model::{Model, ModelError};

@@ -5,6 +5,7 @@ use posada_vcpu::x86::{cr0, cr4, efer};
 
 use crate::core::Core;
 use crate::mmu::{Access, Allowed, PAGE_MASK, Place, View};
+use crate::model::Feature;
 use crate::op::Step;
 
 /// Bits of a page-table entry.
@@ -115,7 +116,7 @@ impl Core {
                 let mut reserved = RESERVED | nx_reserved;
                 if pointer {
                     reserved |= pte::NX | 0x7ff0_0000_0000_01e6;
-                } else if level == 3 || large && level == 2 && !self.model.pages_1g {
+                } else if level == 3 || large && level == 2 && !self.model.has(Feature::Pages1G) {
                     reserved |= pte::PS;
                 }
                 if large && level < 3 && !pointer {

@@ -97,6 +97,10 @@ pub mod gpr {
     pub const R8: usize = 8;
 }
 
+/// Family, model and stepping of the virtual processor, as CPUID leaf 1 answers in `eax` and reset leaves in `edx`
+/// (AMD APM volume 3, appendix E): family 0x19, of which guests expect no faults to work around.
+pub const PROCESSOR_SIGNATURE: u32 = 0x00a0_0f11;
+
 /// Everything that makes one processor what it is between two instructions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -267,8 +271,7 @@ impl State {
     /// The state after power-on: real mode at `0xffff_fff0` (AMD APM volume 2, table 14-1).
     pub fn reset() -> Self {
         let mut gpr = [0; 16];
-        // Family and model, as CPUID announces them.
-        gpr[gpr::RDX] = 0x600;
+        gpr[gpr::RDX] = u64::from(PROCESSOR_SIGNATURE);
         let mut segments = Segments::default();
         for segment in segments.data_mut() {
             *segment = Segment::real_mode(0);
