@@ -68,6 +68,9 @@ pub trait Interrupts: Send + Sync {
 
     /// Reads a model-specific register that belongs to the local APIC (`IA32_APIC_BASE` 0x1b,
     /// `IA32_TSC_DEADLINE` 0x6e0, x2APIC 0x800 to 0x8ff).
+    ///
+    /// The board knows of no offset that the guest has given its time-stamp counter: deadlines other than 0 count
+    /// as [`Clock::tsc`](crate::Clock::tsc) does, and the engine adds and takes off the offset.
     fn read_msr(&self, msr: u32) -> Result<u64, MsrError> {
         let _ = msr;
         Err(MsrError)

@@ -1,5 +1,6 @@
 //! The architectural state of one x86 processor (AMD APM volume 2, chapters 1 to 15).
 
+mod display;
 mod segment;
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,98 @@
+//! A machine from outside, while it runs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use posada_vcpu::x86::State;
+
+use crate::board::Board;
+use crate::control::Request;
+
+/// A serial port of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The first one, I/O port 0x3f8, interrupt 4: by custom the console.
+    Com1,
+    /// The second one, I/O port 0x2f8, interrupt 3.
+    Com2,
+}
+
+/// The guest has ended, so nobody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the guest has ended")]
+pub struct Ended;
+
+/// Requests for a processor's state, which it answers itself.
+pub(crate) type Inquiries = Mutex<Vec<Sender<State>>>;
+
+/// Reaches a machine from other threads while [`Pc::run`](crate::Pc::run) runs it. Clones reach the same one.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) board: Arc<Board>,
+    pub(crate) inquiries: Arc<[Inquiries]>,
+}
+
+impl Handle {
+    /// Ends the run, as soon as every processor has finished its instruction.
+    pub fn stop(&self) {
+        self.board.request(Request::Stop);
+    }
+
+    /// Resets the machine, as its reset button does.
+    pub fn reset(&self) {
+        self.board.request(Request::Reset);
+    }
+
+    /// Presses the power button: the guest is told, and powers off if it wants to.
+    pub fn press_power_button(&self) {
+        self.board.power().press_power_button();
+    }
+
+    /// Raises a non-maskable interrupt on the boot processor.
+    pub fn raise_nmi(&self) {
+        let cpu = &self.board.wiring.apics.cpus[0];
+        cpu.lock().raise_nmi();
+        cpu.attention.interrupt();
+    }
+
+    /// Sends bytes to the guest through a serial port. None is ever lost: this waits while the guest is behind,
+    /// and fails only when it has ended.
+    pub fn send_serial(&self, port: Port, bytes: &[u8]) -> Result<(), Ended> {
+        let ended = || self.board.ended.load(Ordering::Acquire);
+        if self.board.serial[port as usize].send(bytes, ended) { Ok(()) } else { Err(Ended) }
+    }
+
+    /// Sends as many of the bytes as there is room for, and returns how many that was.
+    pub fn try_send_serial(&self, port: Port, bytes: &[u8]) -> usize {
+        self.board.serial[port as usize].try_send(bytes)
+    }
+
+    /// Sends a break through a serial port, which Linux takes for the SysRq key.
+    pub fn send_break(&self, port: Port) {
+        self.board.serial[port as usize].send_break();
+    }
+
+    /// The state of every processor, each between two of its instructions; `None` if the machine does not run.
+    pub fn states(&self) -> Option<Vec<State>> {
+        // A processor that has just stopped will not answer any more.
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let answers: Vec<_> = self
+            .inquiries
+            .iter()
+            .zip(&self.board.wiring.apics.cpus)
+            .map(|(inquiries, cpu)| {
+                let (sender, answer) = channel();
+                inquiries.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+                cpu.attention.kick();
+                answer
+            })
+            .collect();
+        if !self.board.running.load(Ordering::Acquire) {
+            return None;
+        }
+        answers.into_iter().map(|answer| answer.recv_timeout(PATIENCE).ok()).collect()
+    }
+}

@@ -1,0 +1,397 @@
+//! Building a machine, and running it.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, Scope};
+
+use posada_boot::{Kernel, MemoryMap};
+use posada_memory::GuestRam;
+use posada_vcpu::x86::State;
+use posada_vcpu::{Connections, Exit, Vcpu};
+use posada_x86::Model;
+
+use crate::board::Board;
+use crate::control::Request;
+use crate::cpu::Cpu;
+use crate::handle::{Handle, Inquiries, Port};
+use crate::layout::Layout;
+use crate::{Engine, Error, firmware};
+
+/// What a machine does when its guest resets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnReset {
+    /// Starts again with the same kernel, as a PC does.
+    #[default]
+    Reboot,
+    /// Ends the run with [`Outcome::Reset`].
+    Exit,
+}
+
+/// What a machine does when a processor shuts down because of a triple fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTripleFault {
+    /// Ends the run with [`Outcome::TripleFault`], which says where it happened.
+    #[default]
+    Exit,
+    /// Resets, as a PC does.
+    Reset,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest switched the machine off.
+    PoweredOff,
+    /// The guest reset the machine, and that was to end the run.
+    Reset,
+    /// The guest wrote to the test port; this is the exit status that it asks for.
+    DebugExit(u8),
+    /// A processor met a fault while it handled a fault while it handled a fault.
+    TripleFault {
+        /// Which processor, counted from 0.
+        cpu: u32,
+        /// Its state: [`Display`](fmt::Display) shows the registers.
+        state: Box<State>,
+    },
+    /// [`Handle::stop`] was called.
+    Stopped,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest reset the machine"),
+            Self::DebugExit(status) => write!(f, "the guest ended the run with exit status {status}"),
+            Self::TripleFault { cpu, .. } => write!(f, "triple fault on processor {cpu}"),
+            Self::Stopped => f.write_str("the run was stopped"),
+        }
+    }
+}
+
+/// A machine yet to be built.
+///
+/// ```no_run
+/// use posada_boot::{Kernel, Source};
+/// use posada_pc::{PcBuilder, Port};
+///
+/// let kernel = Kernel::new(Source::file(std::fs::File::open("vmlinuz")?)?).append("console=ttyS0");
+/// let mut pc = PcBuilder::new(kernel)
+///     .memory(512 << 20)
+///     .serial(Port::Com1, std::io::stdout())
+///     .build()?;
+/// println!("{}", pc.run()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PcBuilder {
+    kernel: Kernel,
+    memory: u64,
+    cpus: u32,
+    cpu_model: String,
+    engine: Engine,
+    debug_exit: bool,
+    on_reset: OnReset,
+    on_triple_fault: OnTripleFault,
+    outputs: [Box<dyn Write + Send>; 2],
+}
+
+impl fmt::Debug for PcBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PcBuilder")
+            .field("kernel", &self.kernel)
+            .field("memory", &self.memory)
+            .field("cpus", &self.cpus)
+            .field("cpu_model", &self.cpu_model)
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PcBuilder {
+    /// A machine that boots `kernel`: 512 MiB of memory, one processor of model `x86-64-v2`, the interpreter,
+    /// and serial ports that nobody listens to.
+    pub fn new(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            memory: 512 << 20,
+            cpus: 1,
+            cpu_model: "x86-64-v2".into(),
+            engine: Engine::default(),
+            debug_exit: false,
+            on_reset: OnReset::default(),
+            on_triple_fault: OnTripleFault::default(),
+            outputs: [Box::new(io::sink()), Box::new(io::sink())],
+        }
+    }
+
+    /// Sets the size of the guest's memory in bytes: [`MIN_MEMORY`](crate::MIN_MEMORY) to
+    /// [`MAX_MEMORY`](crate::MAX_MEMORY), a multiple of 4096.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// Sets the number of processors, 1 to [`Pc::MAX_CPUS`].
+    #[must_use]
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Sets the processor model, one of [`posada_x86::Model::NAMES`].
+    #[must_use]
+    pub fn cpu_model(mut self, name: impl Into<String>) -> Self {
+        self.cpu_model = name.into();
+        self
+    }
+
+    /// Sets who carries out the instructions.
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Sets where the output of a serial port goes. A write that blocks holds up the guest.
+    #[must_use]
+    pub fn serial(mut self, port: Port, output: impl Write + Send + 'static) -> Self {
+        self.outputs[port as usize] = Box::new(output);
+        self
+    }
+
+    /// Gives the machine the test port: a guest's write of `v` to I/O port 0xf4 ends the run with exit status
+    /// `(v << 1) | 1`.
+    #[must_use]
+    pub fn debug_exit(mut self, present: bool) -> Self {
+        self.debug_exit = present;
+        self
+    }
+
+    /// Sets what a reset does.
+    #[must_use]
+    pub fn on_reset(mut self, policy: OnReset) -> Self {
+        self.on_reset = policy;
+        self
+    }
+
+    /// Sets what a triple fault does.
+    #[must_use]
+    pub fn on_triple_fault(mut self, policy: OnTripleFault) -> Self {
+        self.on_triple_fault = policy;
+        self
+    }
+
+    /// Builds the machine and loads the kernel.
+    pub fn build(self) -> Result<Pc, Error> {
+        let layout = Layout::new(self.memory)?;
+        if !(1..=Pc::MAX_CPUS).contains(&self.cpus) {
+            return Err(Error::Cpus { cpus: self.cpus });
+        }
+        check_host_memory(self.memory)?;
+        let model = Model::named(&self.cpu_model)?;
+        let ram = GuestRam::new(&layout.ram())?;
+        let board = Board::new(&layout, self.cpus, self.outputs, self.debug_exit);
+        let vcpus = (0..self.cpus).map(|index| {
+            let cpu = Arc::new(Cpu::new(Arc::clone(&board), index));
+            let connections = Connections {
+                index,
+                count: self.cpus,
+                ram: ram.clone(),
+                bus: cpu.clone(),
+                interrupts: cpu,
+                attention: Arc::clone(&board.wiring.apics.cpus[index as usize].attention),
+                clock: Arc::clone(&board.clock),
+            };
+            self.engine.make(connections, model.clone())
+        });
+        let mut pc = Pc {
+            vcpus: vcpus.collect::<Result<_, _>>()?,
+            map: layout.memory_map()?,
+            inquiries: (0..self.cpus).map(|_| Inquiries::default()).collect(),
+            layout,
+            kernel: self.kernel,
+            on_reset: self.on_reset,
+            on_triple_fault: self.on_triple_fault,
+            ram,
+            board,
+        };
+        pc.reset()?;
+        Ok(pc)
+    }
+}
+
+/// Refuses more memory than the host could ever give, before the guest has used half of it.
+fn check_host_memory(bytes: u64) -> Result<(), Error> {
+    let info = rustix::system::sysinfo();
+    let host =
+        (info.totalram as u64).saturating_add(info.totalswap as u64).saturating_mul(u64::from(info.mem_unit));
+    if bytes > host { Err(Error::HostMemory { bytes, host }) } else { Ok(()) }
+}
+
+/// A machine: processors, memory and devices, with a kernel ready to run.
+pub struct Pc {
+    vcpus: Vec<Box<dyn Vcpu>>,
+    board: Arc<Board>,
+    ram: GuestRam,
+    map: MemoryMap,
+    layout: Layout,
+    kernel: Kernel,
+    on_reset: OnReset,
+    on_triple_fault: OnTripleFault,
+    inquiries: Arc<[Inquiries]>,
+}
+
+impl fmt::Debug for Pc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pc")
+            .field("board", &self.board)
+            .field("ram", &self.ram)
+            .field("kernel", &self.kernel)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pc {
+    /// The most processors that a machine can have.
+    pub const MAX_CPUS: u32 = 64;
+
+    /// Reaches the machine from other threads while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { board: Arc::clone(&self.board), inquiries: Arc::clone(&self.inquiries) }
+    }
+
+    /// The guest's memory.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// The state of every processor, the boot processor's first.
+    pub fn states(&self) -> Vec<State> {
+        self.vcpus.iter().map(|vcpu| vcpu.state()).collect()
+    }
+
+    /// How many instructions the guest has carried out, where the engine counts them.
+    pub fn instructions(&self) -> Option<u64> {
+        self.vcpus.iter().map(|vcpu| vcpu.instructions()).sum()
+    }
+
+    /// The machine's reset: devices, firmware's work, the kernel loaded anew.
+    fn reset(&mut self) -> Result<(), Error> {
+        self.board.reset();
+        let rsdp = firmware::write_tables(&self.ram, &self.layout, self.vcpus.len() as u32)?;
+        let boot = firmware::boot(&self.ram, &self.kernel, &self.map, rsdp)?;
+        let waiting = firmware::waiting_processor();
+        for (cpu, vcpu) in (0..).zip(&mut self.vcpus) {
+            let state = if cpu == 0 { &boot } else { &waiting };
+            vcpu.set_state(state).map_err(|cause| Error::Engine { cpu, cause })?;
+        }
+        Ok(())
+    }
+
+    /// Runs the guest until something ends the run. A machine that was [stopped](Handle::stop) goes on where it
+    /// was if this is called again.
+    pub fn run(&mut self) -> Result<Outcome, Error> {
+        self.board.ended.store(false, Ordering::Release);
+        let outcome = self.run_with_resets();
+        self.board.ended.store(true, Ordering::Release);
+        for serial in &self.board.serial {
+            serial.end();
+        }
+        outcome
+    }
+
+    fn run_with_resets(&mut self) -> Result<Outcome, Error> {
+        loop {
+            let request = self.run_once();
+            tracing::debug!(?request, "run ended");
+            let outcome = match request {
+                Request::Stop => Outcome::Stopped,
+                Request::PowerOff => Outcome::PoweredOff,
+                Request::Reset => Outcome::Reset,
+                Request::DebugExit(status) => Outcome::DebugExit(status),
+                Request::TripleFault { cpu, state } => Outcome::TripleFault { cpu, state },
+                Request::Failed(error) => return Err(error),
+            };
+            match outcome {
+                Outcome::Reset if self.on_reset == OnReset::Reboot => self.reset()?,
+                Outcome::TripleFault { .. } if self.on_triple_fault == OnTripleFault::Reset => {
+                    match self.on_reset {
+                        OnReset::Reboot => self.reset()?,
+                        OnReset::Exit => return Ok(Outcome::Reset),
+                    }
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Runs every processor on a thread of its own until there is a request, and returns that.
+    fn run_once(&mut self) -> Request {
+        let board = &*self.board;
+        board.running.store(true, Ordering::Release);
+        thread::scope(|scope| {
+            if let Err(error) = start_threads(scope, board, &self.inquiries, &mut self.vcpus) {
+                board.request(Request::Failed(Error::Thread(error)));
+            }
+            board.control.wait();
+            board.end_run();
+        });
+        // Every thread has seen the request by now.
+        board.control.take().unwrap_or(Request::Stop)
+    }
+}
+
+fn start_threads<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    board: &'scope Board,
+    inquiries: &'scope [Inquiries],
+    vcpus: &'scope mut [Box<dyn Vcpu>],
+) -> io::Result<()> {
+    let named = |name: String| thread::Builder::new().name(name);
+    named("timers".into()).spawn_scoped(scope, || board.keep_time())?;
+    named("output".into()).spawn_scoped(scope, || board.keep_flushing())?;
+    for (index, (vcpu, inquiries)) in vcpus.iter_mut().zip(inquiries).enumerate() {
+        let work = move || keep_running(board, index, vcpu.as_mut(), inquiries);
+        named(format!("cpu {index}")).spawn_scoped(scope, work)?;
+    }
+    Ok(())
+}
+
+/// Ends the run if a processor's thread panics, which would leave the others waiting for ever.
+struct EndOnPanic<'a>(&'a Board);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.request(Request::Stop);
+        }
+    }
+}
+
+/// One processor's thread.
+fn keep_running(board: &Board, index: usize, vcpu: &mut dyn Vcpu, inquiries: &Inquiries) {
+    let _guard = EndOnPanic(board);
+    let attention = &board.wiring.apics.cpus[index].attention;
+    while !board.control.is_pending() {
+        match vcpu.run() {
+            Ok(Exit::Kicked) => {
+                for asker in inquiries.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                    // Whoever asked may have lost patience.
+                    let _ = asker.send(vcpu.state());
+                }
+            }
+            Ok(Exit::Halted) => {
+                board.flush();
+                attention.wait(None);
+            }
+            Ok(Exit::Shutdown) => {
+                let state = Box::new(vcpu.state());
+                board.request(Request::TripleFault { cpu: index as u32, state });
+            }
+            Err(cause) => board.request(Request::Failed(Error::Engine { cpu: index as u32, cause })),
+        }
+    }
+}
