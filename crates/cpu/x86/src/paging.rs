@@ -34,6 +34,8 @@ pub(crate) const PHYSICAL_BITS: u32 = 40;
 /// The address bits of an 8-byte entry that must be zero.
 const RESERVED: u64 = ((1 << 52) - 1) & !((1 << PHYSICAL_BITS) - 1);
 const FRAME: u64 = ((1 << PHYSICAL_BITS) - 1) & !PAGE_MASK;
+/// What must be clear in the four pointers at the top of legacy PAE paging, which have no rights of their own.
+pub(crate) const POINTER_RESERVED: u64 = RESERVED | pte::NX | 0x7ff0_0000_0000_01e6;
 
 /// One step down the page tables.
 struct Level {
@@ -59,7 +61,7 @@ enum Broken {
 }
 
 impl Core {
-    fn table_entry(&self, at: u64, wide: bool) -> u64 {
+    pub(crate) fn table_entry(&self, at: u64, wide: bool) -> u64 {
         match Place::of(&self.connections.ram, at) {
             Place::Ram(offset) if wide => self.connections.ram.load::<u64>(offset),
             Place::Ram(offset) => u64::from(self.connections.ram.load::<u32>(offset)),
@@ -115,7 +117,7 @@ impl Core {
             if wide {
                 let mut reserved = RESERVED | nx_reserved;
                 if pointer {
-                    reserved |= pte::NX | 0x7ff0_0000_0000_01e6;
+                    reserved |= POINTER_RESERVED;
                 } else if level == 3 || large && level == 2 && !self.model.has(Feature::Pages1G) {
                     reserved |= pte::PS;
                 }

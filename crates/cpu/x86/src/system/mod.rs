@@ -1,6 +1,14 @@
 //! System instructions, and what comes between instructions: exceptions, interrupts, debugging (AMD APM volume
 //! 2, and volume 3, chapter 4).
 
+mod control;
+mod cpuid;
+mod debug;
+mod io;
+mod msr;
+mod random;
+mod tlb;
+
 use iced_x86::Instruction;
 
 use crate::core::Core;
@@ -8,8 +16,13 @@ use crate::op::{Mode, Op};
 
 /// The operation that carries out `instruction`, if it is a system instruction.
 pub(crate) fn lower(instruction: &Instruction, mode: Mode) -> Option<Op> {
-    let _ = (instruction, mode);
-    None
+    let _ = mode;
+    control::lower(instruction)
+        .or_else(|| io::lower(instruction))
+        .or_else(|| msr::lower(instruction))
+        .or_else(|| cpuid::lower(instruction))
+        .or_else(|| random::lower(instruction))
+        .or_else(|| tlb::lower(instruction))
 }
 
 /// Whether an instruction that goes on to the next one ends its block all the same, because it changes how the
@@ -40,25 +53,5 @@ impl Core {
     pub(crate) fn deliver_fault(&mut self) {
         self.activity.running = posada_vcpu::x86::Running::Shutdown;
         self.slow = true;
-    }
-
-    /// Whether the next instruction must be carried out alone: single-stepping, breakpoints, a shadow.
-    pub(crate) fn needs_stepping(&self) -> bool {
-        self.activity.sti_shadow || self.activity.mov_ss_shadow
-    }
-
-    /// Whether an instruction breakpoint is hit at the instruction pointer; delivers its fault.
-    pub(crate) fn instruction_breakpoint(&mut self) -> bool {
-        false
-    }
-
-    /// Debug traps after an instruction that was carried out alone; `stepping`: TF was set before it.
-    pub(crate) fn end_of_instruction(&mut self, stepping: bool) {
-        let _ = stepping;
-    }
-
-    /// Notes a data access for the breakpoints it hits.
-    pub(crate) fn note_data_access(&mut self, linear: u64, size: u64, write: bool) {
-        let _ = (linear, size, write);
     }
 }

@@ -1,0 +1,29 @@
+//! `rdrand` and `rdseed` (AMD APM volume 3, chapter 3).
+
+use iced_x86::{Code, Instruction};
+
+use crate::core::Core;
+use crate::int::Int;
+use crate::op::{Op, Run, Step, register_number};
+
+pub(super) fn lower(i: &Instruction) -> Option<Op> {
+    let run: Run = match i.code() {
+        Code::Rdrand_r16 | Code::Rdseed_r16 => random::<u16>,
+        Code::Rdrand_r32 | Code::Rdseed_r32 => random::<u32>,
+        Code::Rdrand_r64 | Code::Rdseed_r64 => random::<u64>,
+        _ => return None,
+    };
+    let mut op = Op::new(run, i);
+    op.dst = register_number(i.op0_register());
+    Some(op)
+}
+
+/// Both come from the host's own generator, which has no lesser source for the one than for the other.
+fn random<T: Int>(core: &mut Core, op: &Op) -> Step {
+    // Hosts fail only in their first moments; the guest is told that there is nothing now, and tries again.
+    let value = getrandom::u64().ok();
+    core.set_reg(op.dst, T::new(value.unwrap_or(0)));
+    // CF says whether there was a value; the other flags are clear.
+    core.flags.set(u64::from(value.is_some()));
+    Ok(())
+}
