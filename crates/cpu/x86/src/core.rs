@@ -79,6 +79,8 @@ pub(crate) struct Core {
     pub x87: X87,
     pub ymm: [[u64; 4]; 16],
     pub mxcsr: u32,
+    /// SSE instructions raise an exception now, because of `cr0` or `cr4`.
+    pub sse_off: bool,
     pub activity: Activity,
 
     pub model: Model,
@@ -122,6 +124,7 @@ impl Core {
             x87: X87::default(),
             ymm: [[0; 4]; 16],
             mxcsr: state.mxcsr,
+            sse_off: true,
             activity: Activity::default(),
             model,
             connections,
@@ -271,6 +274,7 @@ impl Core {
             Mode { code_bits: bits(cs.db()), stack_bits: bits(self.segments[usize::from(segment::SS)].db()) }
         };
         self.linear_mask = if self.long64 { u64::MAX } else { 0xffff_ffff };
+        self.sse_off = self.cr0 & (cr0::EM | cr0::TS) != 0 || self.cr4 & cr4::OSFXSR == 0;
         for number in 0..6 {
             self.update_view(number);
         }

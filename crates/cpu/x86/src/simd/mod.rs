@@ -1,11 +1,26 @@
 //! MMX, SSE and their successors (AMD APM volumes 4 and 5).
+//!
+//! Each group lowers its instructions with a table: mnemonic, form, operation. What registers and memory an
+//! instruction touches, and whether it may be carried out at all, is the business of its form (`form`).
+
+mod form;
+mod insert;
+mod lanes;
+mod moves;
+mod shift;
+mod shuffle;
+mod table;
 
 use iced_x86::Instruction;
 
 use crate::op::Op;
 
+/// The bits of `mxcsr` that exist.
+pub(crate) const MXCSR_MASK: u32 = 0xffff;
+
 /// The operation that carries out `instruction`, if it is a media instruction.
 pub(crate) fn lower(instruction: &Instruction) -> Option<Op> {
-    let _ = instruction;
-    None
+    [moves::lower, lanes::lower, shift::lower, shuffle::lower, insert::lower]
+        .into_iter()
+        .find_map(|group| group(instruction))
 }
