@@ -197,7 +197,7 @@ impl<L: IrqLine> AcpiPm<L> {
     pub fn read(&mut self, offset: u16, size: u8, now: Nanos) -> u32 {
         self.tick(now);
         (0..size.min(4)).fold(0, |value, byte| {
-            value | u32::from(self.read_byte(offset.wrapping_add(byte.into()), now)) << (8 * byte)
+            value | u32::from(self.read_byte(offset.saturating_add(byte.into()), now)) << (8 * byte)
         })
     }
 
@@ -221,7 +221,7 @@ impl<L: IrqLine> AcpiPm<L> {
         self.tick(now);
         let mut sleep = false;
         for byte in 0..size.min(4) {
-            sleep |= self.write_byte(offset.wrapping_add(byte.into()), (value >> (8 * byte)) as u8);
+            sleep |= self.write_byte(offset.saturating_add(byte.into()), (value >> (8 * byte)) as u8);
         }
         self.update_line();
         let sleep_type = (self.regs.control >> 10 & 7) as u8;

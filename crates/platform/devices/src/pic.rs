@@ -279,16 +279,15 @@ impl Pic {
             return master.base | 7;
         };
         master.accept(input);
-        if input != CASCADE || cascade == 0 {
+        if input != CASCADE {
             return master.base | input;
         }
-        match slave.request(0) {
-            Some(input) => {
-                slave.accept(input);
-                slave.base | input
-            }
-            None => slave.base | 7,
+        // Only the slave's request makes input 2 one, so there is an input; else the slave would give its input 7.
+        let input = slave.request(0);
+        if let Some(input) = input {
+            slave.accept(input);
         }
+        slave.base | input.unwrap_or(7)
     }
 
     /// The slave's output as a bit of the master's requests.

@@ -8,8 +8,8 @@
 //!
 //! - **Input** is never lost: what the 16-byte FIFO cannot take waits behind it, and the line at the other end
 //!   heeds flow control. Bytes come only while the guest listens: it asserts RTS, or has the receive interrupt
-//!   enabled, or reads the line status again and again with nothing to send. So what is typed while a kernel
-//!   still probes its port is there when it opens it.
+//!   enabled, or reads the line status again and again with nothing to send. What it has not read when it
+//!   ceases to listen goes back. So what is typed while a kernel still probes its port is there when it opens it.
 //! - **Output** is instantaneous: the transmitter is always empty. Bytes are collected and written out at the end
 //!   of a line, when the guest has no more to send for the moment (it masks the transmitter's interrupt), when
 //!   4096 have gathered, and whenever the board calls [`flush`](Serial::flush): before it lets a halted guest
@@ -357,7 +357,10 @@ impl<L: IrqLine> Serial<L> {
             LSR | MSR => {}
             _ => self.poke(offset, value),
         }
-        self.polls = 0;
+        // What a guest that polls prints in between (an echo, say) does not make it a guest that only prints.
+        if offset != DATA || self.polls < POLLS_TO_LISTEN {
+            self.polls = 0;
+        }
         self.settle();
     }
 
@@ -392,13 +395,17 @@ impl<L: IrqLine> Serial<L> {
         if self.fifo_enabled() { FIFO_DEPTH } else { 1 }
     }
 
-    fn clear_fifo(&mut self) {
+    /// Takes everything out of the inner FIFO.
+    fn take_fifo(&mut self) -> Vec<u8> {
         let line_control = self.inner.read(LCR);
         self.poke(LCR, line_control & !LCR_DLAB);
-        while self.inner.read(LSR) & LSR_DATA_READY != 0 {
-            self.inner.read(DATA);
-        }
+        let bytes = (0..self.fifo_len()).map(|_| self.inner.read(DATA)).collect();
         self.poke(LCR, line_control);
+        bytes
+    }
+
+    fn clear_fifo(&mut self) {
+        self.take_fifo();
         self.errors = 0;
     }
 
@@ -437,6 +444,12 @@ impl<L: IrqLine> Serial<L> {
     }
 
     fn control_modem(&mut self, value: u8) {
+        // What came from the line and what was looped stay apart.
+        match (self.looped(), value & MCR_LOOP != 0) {
+            (false, true) => self.withdraw(),
+            (true, false) => self.clear_fifo(),
+            _ => {}
+        }
         self.poke(MCR, value);
         let levels = self.inner.read(MSR) & MSR_LEVELS;
         let mut changed = levels ^ self.modem_levels;
@@ -483,12 +496,21 @@ impl<L: IrqLine> Serial<L> {
         pending | if self.fifo_enabled() { IIR_FIFO_ENABLED } else { 0 }
     }
 
-    /// Moves what waits into the FIFO, as far as the guest listens and there is room.
-    fn feed(&mut self) {
-        let listens = self.interrupt_enable & IER_RECEIVED != 0
+    fn listens(&mut self) -> bool {
+        self.interrupt_enable & IER_RECEIVED != 0
             || self.polls >= POLLS_TO_LISTEN
-            || self.inner.read(MCR) & MCR_RTS != 0;
-        if self.waiting.is_empty() || !listens || self.looped() {
+            || self.inner.read(MCR) & MCR_RTS != 0
+    }
+
+    /// Moves what waits into the FIFO, as far as the guest listens and there is room; or back, if it does not.
+    fn feed(&mut self) {
+        if self.looped() {
+            return;
+        }
+        if !self.listens() {
+            if self.fifo_len() != 0 {
+                self.withdraw();
+            }
             return;
         }
         while self.fifo_len() < self.depth() && self.errors & LSR_BREAK == 0 {
@@ -502,6 +524,16 @@ impl<L: IrqLine> Serial<L> {
                 _ => break,
             }
             self.waiting.pop_front();
+        }
+    }
+
+    /// Puts what the guest has not read back before what waits.
+    fn withdraw(&mut self) {
+        // A break is alone in the FIFO.
+        let was_break = self.errors & LSR_BREAK != 0;
+        self.errors &= !LSR_BREAK;
+        for byte in self.take_fifo().into_iter().rev() {
+            self.waiting.push_front(if was_break { Received::Break } else { Received::Byte(byte) });
         }
     }
 

@@ -37,8 +37,9 @@ pub(super) struct Timer {
     pub(super) initial: u32,
     /// The divide configuration register.
     divide: u8,
-    /// Undivided ticks since guest time 0 at which counting from `initial` began.
-    start: u64,
+    /// Undivided ticks since guest time 0 at which counting from `initial` began, or would have, had the divisor
+    /// always been what it is.
+    start: i64,
     /// Periods since `start` whose end has been accounted for.
     expired: u64,
     /// IA32_TSC_DEADLINE; 0 is disarmed.
@@ -70,14 +71,19 @@ impl Timer {
         u64::from(self.initial) * self.divisor()
     }
 
+    /// Undivided ticks since guest time 0.
+    fn clock(&self, now: Nanos) -> i64 {
+        i64::try_from(ticks(now, self.hz)).unwrap_or(i64::MAX)
+    }
+
     /// Undivided ticks since counting began.
     fn elapsed(&self, now: Nanos) -> u64 {
-        ticks(now, self.hz).saturating_sub(self.start)
+        self.clock(now).saturating_sub(self.start).max(0).cast_unsigned()
     }
 
     pub(super) fn set_initial(&mut self, value: u32, now: Nanos) {
         self.initial = value;
-        self.start = ticks(now, self.hz);
+        self.start = self.clock(now);
         self.expired = 0;
     }
 
@@ -101,7 +107,7 @@ impl Timer {
         self.divide = value as u8 & 0x0b;
         if running {
             let counted = u64::from(self.initial - left) * self.divisor();
-            self.start = ticks(now, self.hz).saturating_sub(counted);
+            self.start = self.clock(now).saturating_sub_unsigned(counted);
             self.expired = 0;
         }
     }
@@ -153,7 +159,7 @@ impl Timer {
     }
 
     fn end_of_period(&self, count: u64) -> Option<Nanos> {
-        let tick = self.period().checked_mul(count)?.checked_add(self.start)?;
+        let tick = self.period().checked_mul(count)?.checked_add_signed(self.start)?;
         let at = time_of_tick(tick, self.hz);
         (at != Nanos::MAX).then_some(at)
     }
