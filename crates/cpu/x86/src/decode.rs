@@ -53,6 +53,9 @@ fn options(model: &Model) -> u32 {
 }
 
 fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
+    if let Some(op) = integer::hint(instruction, model) {
+        return Some(op);
+    }
     if !instruction.cpuid_features().iter().all(|feature| model.announces_code(*feature)) {
         return None;
     }

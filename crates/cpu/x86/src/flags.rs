@@ -89,6 +89,13 @@ impl Flags {
         self.aux = u64::from(cf) << 63 | u64::from(cf != of) << 62;
     }
 
+    /// Shifts, as Zen has them: SF, ZF and PF from the result, CF and OF as given, AF set.
+    #[inline(always)]
+    pub(crate) fn shifted<T: Int>(&mut self, result: T, cf: bool, of: bool) {
+        self.result_with(result, cf, of);
+        self.aux |= CARRY_3;
+    }
+
     /// CF alone changes.
     #[inline(always)]
     pub(crate) fn replace_cf(&mut self, cf: bool) {

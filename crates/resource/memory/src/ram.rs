@@ -240,6 +240,60 @@ impl GuestRam {
         }
     }
 
+    /// Copies `len` bytes from offset `from` to offset `to` as a processor does that moves them one by one,
+    /// upwards: where the destination begins within the source, the bytes between the two repeat. Bounds and
+    /// result as for [`load`](Self::load) and [`store`](Self::store), of the whole.
+    pub fn copy_upwards(&self, from: usize, to: usize, len: usize) -> bool {
+        if len == 0 {
+            return false;
+        }
+        assert!(len <= self.len && from.max(to) <= self.len - len, "bytes outside RAM");
+        if to <= from || to - from >= len {
+            // SAFETY: both places were just checked to lie inside the mapping; `copy` allows them to overlap.
+            unsafe { std::ptr::copy(self.base.add(from), self.base.add(to), len) };
+        } else {
+            // The distance doubles with each step, for what was copied repeats, too.
+            let mut done = 0;
+            while done < len {
+                let step = (to + done - from).min(len - done);
+                // SAFETY: both places lie inside the mapping, `to + done + step` being at most `to + len`; the
+                // first ends where the second begins, or before.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(self.base.add(from), self.base.add(to + done), step);
+                }
+                done += step;
+            }
+        }
+        self.wrote_many(to, len)
+    }
+
+    /// Stores `value` `count` times from `offset` upwards. Bounds and result as for [`store`](Self::store), of
+    /// the whole.
+    pub fn fill<T: Value>(&self, offset: usize, value: T, count: usize) -> bool {
+        let len =
+            count.checked_mul(size_of::<T>()).filter(|len| *len <= self.len && offset <= self.len - len);
+        let Some(len) = len else { panic!("bytes outside RAM") };
+        if len == 0 {
+            return false;
+        }
+        for n in 0..count {
+            // SAFETY: `offset + len` was just checked to lie inside the mapping.
+            unsafe { T::store(self.base.add(offset + n * size_of::<T>()), value) };
+        }
+        self.wrote_many(offset, len)
+    }
+
+    /// Whether any of the pages of a write of `len` bytes, not zero, had code; drops their marks.
+    fn wrote_many(&self, offset: usize, len: usize) -> bool {
+        let mut code = false;
+        for page in offset / PAGE_SIZE..=(offset + len - 1) / PAGE_SIZE {
+            if self.marks.is_marked(page) {
+                code |= self.marks.written(page);
+            }
+        }
+        code
+    }
+
     /// Marks `page` (an offset divided by [`PAGE_SIZE`]) as holding decoded code and returns its code version.
     /// Read the bytes *after* this, so that no write slips in between.
     pub fn watch_code(&self, page: usize) -> u32 {
@@ -354,6 +408,64 @@ mod tests {
             assert_ne!(ram.code_version(page), version);
         }
         assert!(!ram.store(0xa_1000, 1_u8), "an unwatched page reports nothing");
+    }
+
+    #[test]
+    fn an_overlapping_copy_upwards_repeats_what_lies_between() {
+        for distance in 1..9 {
+            let ram = pc();
+            let at = |n: usize| 0x2ff0 + n;
+            for n in 0..100 {
+                ram.store(at(n), n as u8);
+            }
+            ram.copy_upwards(at(0), at(distance), 60);
+            for n in 0..60 {
+                assert_eq!(ram.load::<u8>(at(distance + n)), (n % distance) as u8);
+            }
+            assert_eq!(ram.load::<u8>(at(distance + 60)), (distance + 60) as u8);
+        }
+    }
+
+    #[test]
+    fn a_copy_downwards_or_apart_moves_the_bytes_as_they_were() {
+        for (from, to) in [(100_usize, 93), (100, 100), (100, 160), (300, 0)] {
+            let ram = pc();
+            for n in 0..400 {
+                ram.store(n, (n % 251) as u8);
+            }
+            ram.copy_upwards(from, to, 60);
+            for n in 0..60 {
+                assert_eq!(ram.load::<u8>(to + n), ((from + n) % 251) as u8);
+            }
+        }
+    }
+
+    #[test]
+    fn a_fill_stores_whole_values() {
+        let ram = pc();
+        assert!(!ram.fill(0xffd, 0x0302_0100_u32, 3));
+        assert_eq!((ram.load::<u8>(0xffc), ram.load::<u8>(0x1009)), (0, 0));
+        assert_eq!(ram.load::<u64>(0xffd), 0x0302_0100_0302_0100);
+        assert_eq!(ram.load::<u32>(0x1005), 0x0302_0100);
+        let version = ram.watch_code(1);
+        assert!(ram.fill(0xff0, 0_u8, 17) && ram.code_version(1) != version);
+        ram.watch_code(1);
+        assert!(ram.copy_upwards(0, 0xff0, 17) && !ram.copy_upwards(0, 0xff0, 16));
+        assert!(!ram.fill(ram.len(), 0_u8, 0) && !ram.copy_upwards(ram.len(), 0, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "outside RAM")]
+    fn a_copy_past_the_end_is_refused() {
+        let ram = pc();
+        ram.copy_upwards(0, ram.len() - 7, 8);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside RAM")]
+    fn a_fill_past_the_end_is_refused() {
+        let ram = pc();
+        ram.fill(ram.len() - 7, 0_u64, 1);
     }
 
     #[test]

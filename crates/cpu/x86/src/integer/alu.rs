@@ -1,18 +1,22 @@
-//! Two-operand arithmetic and logic: `add`, `or`, `adc`, `sbb`, `and`, `sub`, `xor`, `cmp`, `test`.
+//! Arithmetic and logic of one or two operands: `add`, `or`, `adc`, `sbb`, `and`, `sub`, `xor`, `cmp`, `test`,
+//! `inc`, `dec`, `neg`, `not`.
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::operand::{
+    FromRegister, Immediate, InMemory, InRegister, Locked, Source, Target, operand_bits, sized, to_memory,
+    with_operands,
+};
 use crate::core::Core;
 use crate::int::Int;
-use crate::op::{Op, Run, Step, is_memory, register_number};
+use crate::op::{Op, Run, Step};
 
-/// One of the operations: computes a result from two operands and sets the flags.
+/// One of the operations: what becomes of two operands, and of the flags.
 trait Binary {
     /// Whether the result is written back; `cmp` and `test` only set flags.
     const WRITES: bool = true;
-    fn apply<T: Int>(core: &mut Core, a: T, b: T) -> T;
-    /// The result alone, for atomic updates, where it may have to be worked out several times.
     fn result<T: Int>(a: T, b: T, carry: bool) -> T;
+    fn flags<T: Int>(core: &mut Core, a: T, b: T, result: T);
 }
 
 macro_rules! binary {
@@ -26,14 +30,15 @@ macro_rules! binary {
                 T::new($result)
             }
             #[inline(always)]
-            fn apply<T: Int>(core: &mut Core, a: T, b: T) -> T {
-                let result = Self::result(a, b, core.flags.cf());
+            fn flags<T: Int>(core: &mut Core, a: T, b: T, result: T) {
                 binary!(@$flags core, a, b, result);
-                result
             }
         }
     };
-    (@logic $core:ident, $a:ident, $b:ident, $result:ident) => { $core.flags.logic($result) };
+    (@logic $core:ident, $a:ident, $b:ident, $result:ident) => {{
+        let _ = ($a, $b);
+        $core.flags.logic($result);
+    }};
     (@add $core:ident, $a:ident, $b:ident, $result:ident) => { $core.flags.add($a, $b, $result) };
     (@sub $core:ident, $a:ident, $b:ident, $result:ident) => { $core.flags.sub($a, $b, $result) };
 }
@@ -48,126 +53,113 @@ binary!(Xor, true, |a, b, _carry| a ^ b, logic);
 binary!(Cmp, false, |a, b, _carry| a.wrapping_sub(b), sub);
 binary!(Test, false, |a, b, _carry| a & b, logic);
 
-fn register_register<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
-    let (a, b) = (core.reg::<T>(op.dst), core.reg::<T>(op.src));
-    let result = B::apply(core, a, b);
-    if B::WRITES {
-        core.set_reg(op.dst, result);
-    }
+fn binary<B: Binary, D: Target, S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
+    let b = S::read::<T>(core, op)?;
+    let carry = core.flags.cf();
+    let a = if B::WRITES { D::replace(core, op, |a| B::result(a, b, carry))? } else { D::get(core, op)? };
+    B::flags(core, a, b, B::result(a, b, carry));
     Ok(())
 }
 
-fn register_immediate<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
-    let a = core.reg::<T>(op.dst);
-    let result = B::apply(core, a, T::new(op.imm));
-    if B::WRITES {
-        core.set_reg(op.dst, result);
+fn lower_binary<B: Binary>(i: &Instruction) -> Op {
+    let bits = operand_bits(i);
+    let register = i.op1_kind() == OpKind::Register;
+    let run: Run = match (to_memory(i), register) {
+        (true, true) if i.has_lock_prefix() => sized!(bits, binary::<B, Locked, FromRegister>),
+        (true, false) if i.has_lock_prefix() => sized!(bits, binary::<B, Locked, Immediate>),
+        (true, true) => sized!(bits, binary::<B, InMemory, FromRegister>),
+        (true, false) => sized!(bits, binary::<B, InMemory, Immediate>),
+        (false, true) => sized!(bits, binary::<B, InRegister, FromRegister>),
+        (false, false) if i.op1_kind() == OpKind::Memory => sized!(bits, binary::<B, InRegister, InMemory>),
+        (false, false) => sized!(bits, binary::<B, InRegister, Immediate>),
+    };
+    with_operands(run, i)
+}
+
+/// An operation of one operand.
+trait Unary {
+    fn result<T: Int>(a: T) -> T;
+    fn flags<T: Int>(core: &mut Core, a: T, result: T);
+}
+
+struct Inc;
+struct Dec;
+struct Neg;
+struct Not;
+
+impl Unary for Inc {
+    #[inline(always)]
+    fn result<T: Int>(a: T) -> T {
+        T::new(a.zext().wrapping_add(1))
     }
+    #[inline(always)]
+    fn flags<T: Int>(core: &mut Core, _: T, result: T) {
+        core.flags.inc(result);
+    }
+}
+
+impl Unary for Dec {
+    #[inline(always)]
+    fn result<T: Int>(a: T) -> T {
+        T::new(a.zext().wrapping_sub(1))
+    }
+    #[inline(always)]
+    fn flags<T: Int>(core: &mut Core, _: T, result: T) {
+        core.flags.dec(result);
+    }
+}
+
+impl Unary for Neg {
+    #[inline(always)]
+    fn result<T: Int>(a: T) -> T {
+        T::new(a.zext().wrapping_neg())
+    }
+    #[inline(always)]
+    fn flags<T: Int>(core: &mut Core, a: T, result: T) {
+        core.flags.sub(T::default(), a, result);
+    }
+}
+
+impl Unary for Not {
+    #[inline(always)]
+    fn result<T: Int>(a: T) -> T {
+        T::new(!a.zext())
+    }
+    #[inline(always)]
+    fn flags<T: Int>(_: &mut Core, _: T, _: T) {}
+}
+
+fn unary<U: Unary, D: Target, T: Int>(core: &mut Core, op: &Op) -> Step {
+    let a = D::replace::<T>(core, op, U::result)?;
+    U::flags(core, a, U::result(a));
     Ok(())
 }
 
-fn register_memory<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
-    let b = core.read_op::<T>(op)?;
-    let a = core.reg::<T>(op.dst);
-    let result = B::apply(core, a, b);
-    if B::WRITES {
-        core.set_reg(op.dst, result);
-    }
-    Ok(())
-}
-
-fn memory_with<B: Binary, T: Int>(core: &mut Core, op: &Op, b: T) -> Step {
-    if B::WRITES {
-        let offset = op.address(core);
-        core.modify::<T, ()>(op.segment, offset, |core, a| (B::apply(core, a, b), ()))
-    } else {
-        let a = core.read_op::<T>(op)?;
-        B::apply(core, a, b);
-        Ok(())
-    }
-}
-
-fn memory_register<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
-    let b = core.reg::<T>(op.src);
-    memory_with::<B, T>(core, op, b)
-}
-
-fn memory_immediate<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
-    memory_with::<B, T>(core, op, T::new(op.imm))
-}
-
-fn locked_with<B: Binary, T: Int>(core: &mut Core, op: &Op, b: T) -> Step {
-    let (offset, carry) = (op.address(core), core.flags.cf());
-    let a = core.modify_locked::<T>(op.segment, offset, |a| B::result(a, b, carry))?;
-    B::apply(core, a, b);
-    Ok(())
-}
-
-fn locked_register<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
-    let b = core.reg::<T>(op.src);
-    locked_with::<B, T>(core, op, b)
-}
-
-fn locked_immediate<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
-    locked_with::<B, T>(core, op, T::new(op.imm))
+fn lower_unary<U: Unary>(i: &Instruction) -> Op {
+    let bits = operand_bits(i);
+    let run: Run = match to_memory(i) {
+        true if i.has_lock_prefix() => sized!(bits, unary::<U, Locked>),
+        true => sized!(bits, unary::<U, InMemory>),
+        false => sized!(bits, unary::<U, InRegister>),
+    };
+    with_operands(run, i)
 }
 
 pub(super) fn lower(i: &Instruction) -> Option<Op> {
-    let bits = operand_bits(i);
-    match i.mnemonic() {
-        Mnemonic::Add => binary::<Add>(i, bits),
-        Mnemonic::Or => binary::<Or>(i, bits),
-        Mnemonic::Adc => binary::<Adc>(i, bits),
-        Mnemonic::Sbb => binary::<Sbb>(i, bits),
-        Mnemonic::And => binary::<And>(i, bits),
-        Mnemonic::Sub => binary::<Sub>(i, bits),
-        Mnemonic::Xor => binary::<Xor>(i, bits),
-        Mnemonic::Cmp => binary::<Cmp>(i, bits),
-        Mnemonic::Test => binary::<Test>(i, bits),
-        _ => None,
-    }
-}
-
-/// The size of the first operand in bits.
-pub(super) fn operand_bits(i: &Instruction) -> u32 {
-    match i.op0_kind() {
-        OpKind::Register => i.op0_register().size() as u32 * 8,
-        _ => i.memory_size().size() as u32 * 8,
-    }
-}
-
-/// Picks the version of a generic function for an operand size in bits.
-macro_rules! sized {
-    ($bits:expr, $function:ident $(::<$($arg:ty),+>)?) => {
-        match $bits {
-            8 => $function::<$($($arg,)+)? u8>,
-            16 => $function::<$($($arg,)+)? u16>,
-            32 => $function::<$($($arg,)+)? u32>,
-            _ => $function::<$($($arg,)+)? u64>,
-        }
-    };
-}
-pub(super) use sized;
-
-fn binary<B: Binary>(i: &Instruction, bits: u32) -> Option<Op> {
-    let memory = is_memory(i.op0_kind());
-    let run: Run = match (memory, i.op1_kind()) {
-        (true, OpKind::Register) if i.has_lock_prefix() => sized!(bits, locked_register::<B>),
-        (true, OpKind::Register) => sized!(bits, memory_register::<B>),
-        (true, _) if i.has_lock_prefix() => sized!(bits, locked_immediate::<B>),
-        (true, _) => sized!(bits, memory_immediate::<B>),
-        (false, OpKind::Register) => sized!(bits, register_register::<B>),
-        (false, OpKind::Memory) => sized!(bits, register_memory::<B>),
-        (false, _) => sized!(bits, register_immediate::<B>),
-    };
-    let mut op = Op::new(run, i);
-    if !memory {
-        op.dst = register_number(i.op0_register());
-    }
-    if i.op1_kind() == OpKind::Register {
-        op.src = register_number(i.op1_register());
-    } else if !is_memory(i.op1_kind()) {
-        op.imm = i.immediate(1);
-    }
-    Some(op)
+    Some(match i.mnemonic() {
+        Mnemonic::Add => lower_binary::<Add>(i),
+        Mnemonic::Or => lower_binary::<Or>(i),
+        Mnemonic::Adc => lower_binary::<Adc>(i),
+        Mnemonic::Sbb => lower_binary::<Sbb>(i),
+        Mnemonic::And => lower_binary::<And>(i),
+        Mnemonic::Sub => lower_binary::<Sub>(i),
+        Mnemonic::Xor => lower_binary::<Xor>(i),
+        Mnemonic::Cmp => lower_binary::<Cmp>(i),
+        Mnemonic::Test => lower_binary::<Test>(i),
+        Mnemonic::Inc => lower_unary::<Inc>(i),
+        Mnemonic::Dec => lower_unary::<Dec>(i),
+        Mnemonic::Neg => lower_unary::<Neg>(i),
+        Mnemonic::Not => lower_unary::<Not>(i),
+        _ => return None,
+    })
 }

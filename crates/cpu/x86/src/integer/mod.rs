@@ -1,14 +1,43 @@
 //! General-purpose instructions (AMD APM volume 3, chapter 3).
+//!
+//! Each group's `lower` picks, for one instruction, the function that carries it out, specialised for the
+//! operand size and for where the operands are. Flags that the manual leaves undefined come out as on Zen
+//! processors.
 
 mod alu;
+mod bits;
+mod bmi;
+mod branch;
+mod decimal;
+mod exchange;
+mod flag;
+mod mov;
+mod multiply;
+mod operand;
+mod shift;
+mod stack;
+mod string;
 
 use iced_x86::Instruction;
 
 use crate::model::Model;
 use crate::op::{Mode, Op};
 
+pub(crate) use flag::hint;
+
 /// The operation that carries out `instruction`, if it is a general-purpose one.
 pub(crate) fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
     let _ = (mode, model);
     alu::lower(instruction)
+        .or_else(|| mov::lower(instruction))
+        .or_else(|| branch::lower(instruction))
+        .or_else(|| stack::lower(instruction))
+        .or_else(|| shift::lower(instruction))
+        .or_else(|| exchange::lower(instruction))
+        .or_else(|| multiply::lower(instruction))
+        .or_else(|| string::lower(instruction))
+        .or_else(|| bits::lower(instruction))
+        .or_else(|| bmi::lower(instruction))
+        .or_else(|| flag::lower(instruction))
+        .or_else(|| decimal::lower(instruction))
 }
