@@ -18,6 +18,7 @@ mod syscall;
 mod tables;
 mod task;
 mod tlb;
+mod xsave;
 
 use iced_x86::{Instruction, Mnemonic, Register};
 
@@ -38,6 +39,7 @@ pub(crate) fn lower(instruction: &Instruction, mode: Mode) -> Option<Op> {
         .or_else(|| cpuid::lower(instruction))
         .or_else(|| random::lower(instruction))
         .or_else(|| tlb::lower(instruction))
+        .or_else(|| xsave::lower(instruction))
 }
 
 /// Whether an instruction that goes on to the next one ends its block all the same, because it changes how the
