@@ -1,0 +1,191 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use posada_pc::Engine;
+
+use crate::{status, trace};
+
+/// Hosts any guest, with or without hardware virtualization.
+#[derive(Parser)]
+#[command(name = "posada", version, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Runs a guest
+    #[command(after_help = format!("{EXAMPLES}\n\n{}", status::TABLE))]
+    Run(Box<Run>),
+    /// Lists and removes images that were fetched
+    Image(Image),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  posada run debian                        a shell in a virtual machine with Debian's own kernel
+  posada run debian -- uname -r            one command; its output and its exit status are ours
+  posada run --kernel vmlinuz --initrd initrd.gz --append console=ttyS0 --memory 1G
+
+Keys, where standard input is a terminal: Ctrl-A x ends the guest, Ctrl-A h lists the others.";
+
+/// What to run, and on what machine.
+#[derive(Args)]
+pub(crate) struct Run {
+    /// An image by name, fetched when it is first used: debian
+    #[arg(value_name = "IMAGE", required_unless_present = "kernel", conflicts_with = "kernel")]
+    pub image: Option<String>,
+
+    /// A kernel file: bzImage, ELF with a PVH note, or multiboot
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+
+    /// An initial RAM disk for the kernel; several are joined
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Vec<PathBuf>,
+
+    /// Words for the kernel's command line, after those of the image
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub append: Option<String>,
+
+    /// Guest memory: a number with K, M, G or T; without a letter, MiB
+    #[arg(long, short, value_name = "SIZE", default_value = "512M")]
+    pub memory: Memory,
+
+    /// How many processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u32,
+
+    /// Processor model: x86-64-v1 or x86-64-v2
+    #[arg(long, value_name = "MODEL", default_value = "x86-64-v2")]
+    pub cpu: String,
+
+    /// Who carries out the guest's instructions: interpret
+    #[arg(long, value_name = "ENGINE", default_value = "interpret", value_parser = Engine::from_str)]
+    pub engine: Engine,
+
+    /// End the run when the guest resets the machine
+    #[arg(long)]
+    pub no_reboot: bool,
+
+    /// Reset the machine on a triple fault, as a PC does, instead of ending the run
+    #[arg(long)]
+    pub reset_on_triple_fault: bool,
+
+    /// A write of V to I/O port 0xf4 ends the run with exit status (V << 1) | 1
+    #[arg(long)]
+    pub debug_exit: bool,
+
+    /// Show what the guest does, on standard error: cpu, io, irq
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    pub trace: Vec<trace::Topic>,
+
+    /// Say at the end how much was carried out and how fast
+    #[arg(long)]
+    pub stats: bool,
+
+    /// Show the guest's console while a command runs, on standard error
+    #[arg(long, short, requires = "command")]
+    pub verbose: bool,
+
+    /// A command to run in the guest instead of a shell
+    #[arg(last = true, value_name = "COMMAND", requires = "image")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(crate) struct Image {
+    #[command(subcommand)]
+    pub action: ImageAction,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ImageAction {
+    /// Lists the images that were fetched
+    #[command(after_help = "Example:\n  posada image ls")]
+    Ls,
+    /// Removes images, by name, version or folder
+    #[command(after_help = "Examples:\n  posada image rm debian\n  posada image rm --all")]
+    Rm {
+        /// Which
+        #[arg(required_unless_present = "all")]
+        names: Vec<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+    },
+    /// Fetches the newest version of an image
+    #[command(after_help = "Example:\n  posada image update debian")]
+    Update {
+        /// Which
+        name: String,
+    },
+}
+
+/// A size of memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory(pub u64);
+
+impl FromStr for Memory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift =
+            match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+                "K" => 10,
+                "" | "M" => 20,
+                "G" => 30,
+                "T" => 40,
+                _ => return Err("give a number with K, M, G or T, such as 512M".to_owned()),
+            };
+        let number: u64 =
+            digits.parse().map_err(|_| "give a number with K, M, G or T, such as 512M".to_owned())?;
+        number
+            .checked_shl(shift)
+            .filter(|bytes| bytes >> shift == number)
+            .map(Self)
+            .ok_or_else(|| "that is more memory than any machine has".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_letters_or_are_mebibytes() {
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("64", 64 << 20),
+            ("1G", 1 << 30),
+            ("2g", 2 << 30),
+            ("128MiB", 128 << 20),
+            ("0", 0),
+        ] {
+            assert_eq!(text.parse(), Ok(Memory(bytes)), "{text}");
+        }
+        for text in ["", "M", "-1", "1X", "99999999999999999999", "17179869184G", "1.5G"] {
+            assert!(text.parse::<Memory>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_needs_an_image() {
+        assert!(Arguments::try_parse_from(["posada", "run", "--kernel", "k", "--", "ls"]).is_err());
+        assert!(Arguments::try_parse_from(["posada", "run", "debian", "--kernel", "k"]).is_err());
+        assert!(Arguments::try_parse_from(["posada", "run"]).is_err());
+        assert!(Arguments::try_parse_from(["posada", "run", "debian", "--", "ls", "--all"]).is_ok());
+    }
+}

@@ -1,0 +1,350 @@
+//! `posada run`: a machine from arguments, with this process's streams as its console.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use posada_boot::{Kernel, Source};
+use posada_image::Images;
+use posada_image::session::{PortWriter, Relay, Session, Streams};
+use posada_pc::{Handle, OnReset, OnTripleFault, Outcome, Pc, PcBuilder, Port};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+use signal_hook::iterator::Signals;
+
+use crate::arguments::Run;
+use crate::keys::{Action, HELP, Keys};
+use crate::progress::Bars;
+use crate::terminal::{self, Raw};
+use crate::{status, trace};
+
+/// How much of the console is kept for when a command fails to run, in bytes.
+const CONSOLE_TAIL: usize = 16 << 10;
+
+/// What ended the run from outside.
+#[derive(Default)]
+struct Ending {
+    quit: AtomicBool,
+    /// The signal that ended the run, 0 for none.
+    signal: AtomicU8,
+}
+
+pub(crate) fn run(arguments: Box<Run>) -> Result<u8> {
+    trace::start(&arguments.trace);
+    let session = session(&arguments);
+    let kernel = kernel(&arguments, session.as_ref())?;
+    let mut builder = PcBuilder::new(kernel)
+        .memory(arguments.memory.0)
+        .cpus(arguments.cpus)
+        .cpu_model(&arguments.cpu)
+        .engine(arguments.engine)
+        .debug_exit(arguments.debug_exit)
+        .on_reset(if arguments.no_reboot || !arguments.command.is_empty() {
+            OnReset::Exit
+        } else {
+            OnReset::Reboot
+        })
+        .on_triple_fault(if arguments.reset_on_triple_fault {
+            OnTripleFault::Reset
+        } else {
+            OnTripleFault::Stop
+        });
+
+    // The relay needs the machine's handle, and the machine the relay's writer.
+    let late: Arc<Mutex<Option<Handle>>> = Arc::default();
+    let ending = Arc::new(Ending::default());
+    let console = Console::default();
+    let mut relay = None;
+    if let Some(session) = &session {
+        let (new, writer) = start_relay(session, &late, &ending);
+        builder = builder.serial(Port::Com2, writer);
+        relay = Some(new);
+    }
+    let on_console = session.as_ref().is_none_or(Session::is_shell);
+    builder = match (on_console, arguments.verbose) {
+        (true, _) => builder.serial(Port::Com1, io::stdout()),
+        (false, true) => builder.serial(Port::Com1, io::stderr()),
+        (false, false) => builder.serial(Port::Com1, console.clone()),
+    };
+    let mut pc = builder.build()?;
+    let handle = pc.handle();
+    *late.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
+
+    let raw = if on_console || takes_terminal() { Raw::enter()? } else { None };
+    let relay = relay.map(Arc::new);
+    watch_signals(&handle, &ending, relay.clone())?;
+    if on_console {
+        let ends_input = session.is_some();
+        let keys = raw.is_some();
+        let (handle, ending) = (handle.clone(), Arc::clone(&ending));
+        std::thread::spawn(move || pass_console(&handle, &ending, keys, ends_input));
+    }
+    let began = Instant::now();
+    let outcome = pc.run();
+    let took = began.elapsed();
+    let signal = ending.signal.load(Ordering::Acquire);
+    let quit = ending.quit.load(Ordering::Acquire);
+    let finished = match relay.map(Arc::try_unwrap) {
+        Some(Ok(relay)) => Some(relay.finish()),
+        // The signal thread still holds it: it is on its way out with us.
+        Some(Err(relay)) => Some(Ok(relay.ending())),
+        None => None,
+    };
+    drop(raw);
+    terminal::restore();
+    if arguments.stats {
+        report(&pc, took);
+    }
+    if signal != 0 {
+        return Ok(128 + signal);
+    }
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            eprintln!("posada: {error}");
+            return Ok(status::ENGINE);
+        }
+    };
+    if quit {
+        return Ok(status::DONE);
+    }
+    match &outcome {
+        Outcome::TripleFault { state, .. } => {
+            console.show();
+            eprintln!("posada: {outcome}; the guest's processor has shut down\n{state}");
+            return Ok(status::TRIPLE_FAULT);
+        }
+        Outcome::DebugExit(status) => return Ok(*status),
+        Outcome::PoweredOff | Outcome::Reset | Outcome::Stopped => {}
+    }
+    let Some(finished) = finished else { return Ok(status::DONE) };
+    match finished.context("passing the command's streams")? {
+        Some(end) => {
+            if let Some(complaint) = end.complaint() {
+                eprintln!("posada: {complaint}");
+            }
+            Ok(end.status())
+        }
+        None if on_console => Ok(status::DONE),
+        None => {
+            console.show();
+            eprintln!("posada: {outcome} before its command ended; --verbose shows its whole console");
+            Ok(status::NO_STATUS)
+        }
+    }
+}
+
+/// Whether a command gets a terminal of its own: where it would have one without a machine around it.
+fn takes_terminal() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// The session that an image runs; none for a kernel of the user's own.
+fn session(arguments: &Run) -> Option<Session> {
+    arguments.image.as_ref()?;
+    let mut session =
+        if arguments.command.is_empty() { Session::shell() } else { Session::command(&arguments.command) };
+    if !arguments.command.is_empty() && takes_terminal() {
+        session = session.on_terminal();
+    }
+    if let Some(size) = terminal::size() {
+        session = session.size(size);
+    }
+    if let Some(term) = std::env::var_os("TERM").filter(|_| io::stdin().is_terminal()) {
+        session = session.env("TERM", term);
+    }
+    Some(session)
+}
+
+fn kernel(arguments: &Run, session: Option<&Session>) -> Result<Kernel> {
+    let open = |what: &str, path: &Path| -> Result<Source> {
+        let file = File::open(path).with_context(|| format!("opening the {what} {}", path.display()))?;
+        Source::file(file).with_context(|| format!("reading the {what} {}", path.display()))
+    };
+    let (mut kernel, mut words) = match (&arguments.image, session, &arguments.kernel) {
+        (Some(name), Some(session), _) => {
+            let image = Images::open()?.get(name, &mut Bars::default())?;
+            let kernel =
+                Kernel::new(open("kernel", &image.kernel())?).initrd(Source::bytes(image.initrd(session)?));
+            (kernel, image.append(session))
+        }
+        (_, _, Some(path)) => (Kernel::new(open("kernel", path)?), String::new()),
+        _ => anyhow::bail!("give an image or --kernel"),
+    };
+    for path in &arguments.initrd {
+        kernel = kernel.initrd(open("initrd", path)?);
+    }
+    if let Some(append) = &arguments.append {
+        if !words.is_empty() {
+            words.push(' ');
+        }
+        words.push_str(append);
+    }
+    Ok(kernel.append(words))
+}
+
+fn start_relay(
+    session: &Session,
+    late: &Arc<Mutex<Option<Handle>>>,
+    ending: &Arc<Ending>,
+) -> (Relay, PortWriter) {
+    let streams = if session.is_shell() {
+        Streams { stdin: None, stdout: Box::new(io::sink()), stderr: Box::new(io::sink()) }
+    } else if takes_terminal() {
+        let stdin = TypedKeys {
+            keys: Keys::default(),
+            left: VecDeque::new(),
+            late: Arc::clone(late),
+            ending: Arc::clone(ending),
+        };
+        Streams { stdin: Some(Box::new(stdin)), ..Streams::inherit() }
+    } else {
+        Streams::inherit()
+    };
+    let late = Arc::clone(late);
+    Relay::start(streams, move |bytes| {
+        let handle = late.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        handle
+            .ok_or_else(|| io::Error::other("the machine does not run yet"))?
+            .send_serial(Port::Com2, bytes)
+            .map_err(io::Error::other)
+    })
+}
+
+/// Passes standard input to the console; at its end, if `ends_input`, sends Ctrl-D, which ends a shell.
+fn pass_console(handle: &Handle, ending: &Ending, has_keys: bool, ends_input: bool) {
+    const END_OF_TRANSMISSION: u8 = 4;
+    let (mut keys, mut buffer) = (Keys::default(), [0; 4096]);
+    loop {
+        let sent = match io::stdin().read(&mut buffer) {
+            Ok(0) | Err(_) if ends_input => {
+                let _ = handle.send_serial(Port::Com1, &[END_OF_TRANSMISSION]);
+                return;
+            }
+            Ok(0) | Err(_) => return,
+            Ok(n) if has_keys => {
+                let guests = keys.filter(&buffer[..n], |action| act(action, handle, ending));
+                handle.send_serial(Port::Com1, &guests)
+            }
+            Ok(n) => handle.send_serial(Port::Com1, &buffer[..n]),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Does what a key of ours asks for.
+fn act(action: Action, handle: &Handle, ending: &Ending) {
+    match action {
+        Action::Help => eprint!("{HELP}"),
+        Action::Quit => {
+            ending.quit.store(true, Ordering::Release);
+            handle.stop();
+        }
+        Action::PowerButton => handle.press_power_button(),
+        Action::Reset => handle.reset(),
+        Action::Break => handle.send_break(Port::Com1),
+        Action::Registers => {
+            for (cpu, state) in handle.states().into_iter().flatten().enumerate() {
+                eprintln!("\nprocessor {cpu}\n{state}");
+            }
+        }
+    }
+}
+
+/// A command's terminal: standard input without the keys that are ours.
+struct TypedKeys {
+    keys: Keys,
+    left: VecDeque<u8>,
+    late: Arc<Mutex<Option<Handle>>>,
+    ending: Arc<Ending>,
+}
+
+impl Read for TypedKeys {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.left.is_empty() {
+            let mut typed = [0; 1024];
+            let n = io::stdin().read(&mut typed)?;
+            if n == 0 {
+                return Ok(0);
+            }
+            let handle = self.late.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let ending = &self.ending;
+            let guests = self.keys.filter(&typed[..n], |action| {
+                if let Some(handle) = &handle {
+                    act(action, handle, ending);
+                }
+            });
+            self.left.extend(guests);
+        }
+        self.left.read(buffer)
+    }
+}
+
+/// Ends the run in good order on the first signal, and at once on the second; passes on changes of the
+/// terminal's size.
+fn watch_signals(handle: &Handle, ending: &Arc<Ending>, relay: Option<Arc<Relay>>) -> Result<()> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH]).context("watching for signals")?;
+    let (handle, ending, relay) = (handle.clone(), Arc::clone(ending), relay.map(|r| Arc::downgrade(&r)));
+    std::thread::spawn(move || {
+        for signal in &mut signals {
+            if signal == SIGWINCH {
+                let relay = relay.as_ref().and_then(std::sync::Weak::upgrade);
+                if let (Some(relay), Some(size)) = (relay, terminal::size()) {
+                    relay.resize(size);
+                }
+                continue;
+            }
+            if ending.signal.swap(signal as u8, Ordering::AcqRel) != 0 {
+                terminal::restore();
+                std::process::exit(128 + signal);
+            }
+            handle.stop();
+        }
+    });
+    Ok(())
+}
+
+/// The end of what the console said, for when it matters.
+#[derive(Clone, Default)]
+struct Console(Arc<Mutex<VecDeque<u8>>>);
+
+impl Console {
+    fn show(&self) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = io::stderr().write_all(kept.make_contiguous());
+        kept.clear();
+    }
+}
+
+impl Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(bytes);
+        let excess = kept.len().saturating_sub(CONSOLE_TAIL);
+        kept.drain(..excess);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `--stats`.
+fn report(pc: &Pc, took: std::time::Duration) {
+    let seconds = took.as_secs_f64();
+    match pc.instructions() {
+        Some(count) => eprintln!(
+            "posada: {count} instructions in {seconds:.2} s, {:.1} million a second",
+            count as f64 / seconds / 1e6
+        ),
+        None => eprintln!("posada: {seconds:.2} s"),
+    }
+}
