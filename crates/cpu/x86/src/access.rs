@@ -176,8 +176,15 @@ impl Core {
     pub(crate) fn read_bytes(&mut self, number: u8, offset: u64, data: &mut [u8]) -> Step {
         let linear = self.linear(number, offset, data.len() as u64, false)?;
         self.probe(number, linear, data.len() as u64, Access::Read)?;
-        for (n, byte) in data.iter_mut().enumerate() {
-            *byte = self.read_slow(number, linear.wrapping_add(n as u64) & self.linear_mask)?;
+        let (words, rest) = data.as_chunks_mut::<8>();
+        let mut at = linear;
+        for word in words {
+            *word = self.read_linear::<u64>(number, at)?.to_le_bytes();
+            at = at.wrapping_add(8) & self.linear_mask;
+        }
+        for byte in rest {
+            *byte = self.read_linear(number, at)?;
+            at = at.wrapping_add(1) & self.linear_mask;
         }
         Ok(())
     }
@@ -186,10 +193,36 @@ impl Core {
     pub(crate) fn write_bytes(&mut self, number: u8, offset: u64, data: &[u8]) -> Step {
         let linear = self.linear(number, offset, data.len() as u64, true)?;
         self.probe(number, linear, data.len() as u64, Access::Write)?;
-        for (n, byte) in data.iter().enumerate() {
-            self.write_slow(number, linear.wrapping_add(n as u64) & self.linear_mask, *byte)?;
+        let (words, rest) = data.as_chunks::<8>();
+        let mut at = linear;
+        for word in words {
+            self.write_linear(number, at, u64::from_le_bytes(*word))?;
+            at = at.wrapping_add(8) & self.linear_mask;
+        }
+        for byte in rest {
+            self.write_linear(number, at, *byte)?;
+            at = at.wrapping_add(1) & self.linear_mask;
         }
         Ok(())
+    }
+
+    fn read_linear<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
+        match self.mmu.find_read(linear, T::BYTES) {
+            Some(at) => Ok(self.connections.ram.load(at)),
+            None => self.read_slow(number, linear),
+        }
+    }
+
+    fn write_linear<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
+        match self.mmu.find_write(linear, T::BYTES) {
+            Some(at) => {
+                if self.connections.ram.store(at, value) {
+                    self.code_written();
+                }
+                Ok(())
+            }
+            None => self.write_slow(number, linear, value),
+        }
     }
 
     /// A store has changed code that is decoded somewhere, perhaps the very block that runs.

@@ -12,8 +12,14 @@ pub(crate) const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
 /// Entries in each view's part.
 const ENTRIES: usize = 1024;
 const VIEWS: usize = 4;
-/// A tag that no access has: not page-aligned in a way that any generation is.
+/// Generations are counted up to here; then the buffer is emptied and counting begins again.
+const LAST_GENERATION: u64 = PAGE_MASK - 1;
+/// A tag that no access has: its low bits are no generation.
 const NEVER: u64 = u64::MAX;
+/// Process contexts whose translations are kept while others run.
+const CONTEXTS: usize = 8;
+/// No process-context identifier.
+const NOBODY: u16 = u16::MAX;
 
 /// What an access does. The values are the bits of a page fault's error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,13 +56,55 @@ struct Entry {
 
 const EMPTY: Entry = Entry { read: NEVER, write: NEVER, execute: NEVER, page: 0, global: NEVER };
 
+/// Translations of one process context, known by their generation.
+#[derive(Clone, Copy)]
+struct Context {
+    /// Process-context identifier.
+    pcid: u16,
+    generation: u64,
+}
+
+/// Regions that may have been mapped by large pages since the buffer was last emptied: a bit each, found by
+/// hashing, so that a region without large pages may seem to have some, but not the other way round.
+struct LargePages<const WORDS: usize> {
+    bits: [u64; WORDS],
+    /// The region's size, as a power of two.
+    shift: u32,
+}
+
+impl<const WORDS: usize> LargePages<WORDS> {
+    fn place(&self, linear: u64) -> (usize, u64) {
+        let region = (linear >> self.shift) as usize;
+        (region / 64 % WORDS, 1 << (region % 64))
+    }
+
+    fn mark(&mut self, linear: u64) {
+        let (word, bit) = self.place(linear);
+        self.bits[word] |= bit;
+    }
+
+    fn marked(&self, linear: u64) -> bool {
+        let (word, bit) = self.place(linear);
+        self.bits[word] & bit != 0
+    }
+}
+
 pub(crate) struct Mmu {
     entries: Box<[Entry; ENTRIES * VIEWS]>,
     /// Where the current view's part begins.
     start: usize,
-    /// In the low 12 bits of every valid tag.
+    /// In the low 12 bits of every valid tag: which process context a translation belongs to, and that it has
+    /// not been flushed since.
     generation: u64,
+    /// The newest generation of any context.
+    newest: u64,
     global_generation: u64,
+    /// Contexts that can be gone back to; those used last come first.
+    contexts: [Context; CONTEXTS],
+    /// Pages of 2 MiB, or halves of 4 MiB.
+    large: LargePages<64>,
+    /// Pages of 1 GiB.
+    huge: LargePages<16>,
     pub user: bool,
     pub smap: bool,
     alignment: bool,
@@ -73,6 +121,8 @@ pub(crate) struct Allowed {
     pub write: bool,
     pub execute: bool,
     pub global: bool,
+    /// The page's size, as a power of two.
+    pub size: u32,
 }
 
 impl Mmu {
@@ -82,7 +132,11 @@ impl Mmu {
             entries: entries.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
             start: 0,
             generation: 0,
+            newest: 0,
             global_generation: 0,
+            contexts: [Context { pcid: NOBODY, generation: 0 }; CONTEXTS],
+            large: LargePages { bits: [0; 64], shift: 21 },
+            huge: LargePages { bits: [0; 16], shift: 30 },
             user: false,
             smap: false,
             alignment: false,
@@ -194,6 +248,15 @@ impl Mmu {
         if view == View::Watched {
             return;
         }
+        match allowed.size {
+            12 => {}
+            30 => self.huge.mark(linear),
+            21 => self.large.mark(linear),
+            _ => {
+                self.large.mark(linear);
+                self.large.mark(linear ^ 1 << 21);
+            }
+        }
         let base = linear & !PAGE_MASK;
         let tag = |allowed: bool| if allowed { base | self.generation } else { NEVER };
         let entry = Entry {
@@ -216,28 +279,82 @@ impl Mmu {
         }
     }
 
-    /// Forgets all translations but those of global pages: a load of `cr3`.
-    pub(crate) fn flush(&mut self) {
+    /// A load of `cr3`: from now on translations are those of the context `pcid`, 0 where there are none. Those
+    /// that it had before are forgotten unless `keep` is set; global pages stay in any case.
+    pub(crate) fn switch(&mut self, pcid: u16, keep: bool) {
         self.code_tag = NEVER;
-        self.generation += 1;
-        if self.generation > PAGE_MASK {
-            self.flush_all();
+        let known = self.contexts.iter().position(|context| context.pcid == pcid);
+        // The context used longest ago makes room.
+        let slot = known.unwrap_or(CONTEXTS - 1);
+        let generation = match known {
+            Some(slot) if keep => self.contexts[slot].generation,
+            _ => match self.new_generation() {
+                Some(generation) => generation,
+                None => return,
+            },
+        };
+        self.contexts.copy_within(..slot, 1);
+        self.contexts[0] = Context { pcid, generation };
+        self.generation = generation;
+    }
+
+    /// Forgets all translations of one context but those of global pages; `current`: it is the one in use.
+    pub(crate) fn flush_context(&mut self, pcid: u16, current: bool) {
+        if current {
+            self.switch(pcid, false);
+        } else if let Some(slot) = self.contexts.iter().position(|context| context.pcid == pcid) {
+            self.contexts[slot].pcid = NOBODY;
         }
+    }
+
+    /// Forgets all translations of all contexts but those of global pages; `pcid` is in use.
+    pub(crate) fn flush_contexts(&mut self, pcid: u16) {
+        self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
+        self.switch(pcid, false);
+    }
+
+    /// A generation that no translation has. `None`: there was none left, and the buffer is empty now.
+    fn new_generation(&mut self) -> Option<u64> {
+        if self.newest == LAST_GENERATION {
+            self.empty();
+            return None;
+        }
+        self.newest += 1;
+        Some(self.newest)
     }
 
     /// Forgets all translations.
     pub(crate) fn flush_all(&mut self) {
         self.code_tag = NEVER;
-        self.generation += 1;
+        self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
+        self.large.bits.fill(0);
+        self.huge.bits.fill(0);
+        if self.global_generation == LAST_GENERATION {
+            return self.empty();
+        }
         self.global_generation += 1;
-        if self.generation > PAGE_MASK || self.global_generation > PAGE_MASK {
-            self.entries.fill(EMPTY);
-            (self.generation, self.global_generation) = (0, 0);
+        if let Some(generation) = self.new_generation() {
+            self.generation = generation;
         }
     }
 
-    /// Forgets the translation of one page, global or not: `invlpg`.
+    /// Forgets all translations for good, and starts counting again.
+    #[cold]
+    fn empty(&mut self) {
+        self.entries.fill(EMPTY);
+        self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
+        self.large.bits.fill(0);
+        self.huge.bits.fill(0);
+        (self.generation, self.newest, self.global_generation) = (0, 0, 0);
+        self.code_tag = NEVER;
+    }
+
+    /// Forgets the translation of one page, global or not, in all contexts: `invlpg`. Of a large page the buffer
+    /// has many parts, which are not looked for: everything goes.
     pub(crate) fn flush_page(&mut self, linear: u64) {
+        if self.large.marked(linear) || self.huge.marked(linear) {
+            return self.flush_all();
+        }
         self.code_tag = NEVER;
         for view in 0..VIEWS {
             let entry = &mut self.entries[Self::slot(view * ENTRIES, linear)];

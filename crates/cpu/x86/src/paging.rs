@@ -34,8 +34,10 @@ pub(crate) const PHYSICAL_BITS: u32 = 40;
 /// The address bits of an 8-byte entry that must be zero.
 const RESERVED: u64 = ((1 << 52) - 1) & !((1 << PHYSICAL_BITS) - 1);
 const FRAME: u64 = ((1 << PHYSICAL_BITS) - 1) & !PAGE_MASK;
+/// The same outside long mode, where software may not use the bits above either.
+const LEGACY_RESERVED: u64 = 0x7ff << 52;
 /// What must be clear in the four pointers at the top of legacy PAE paging, which have no rights of their own.
-pub(crate) const POINTER_RESERVED: u64 = RESERVED | pte::NX | 0x7ff0_0000_0000_01e6;
+pub(crate) const POINTER_RESERVED: u64 = RESERVED | LEGACY_RESERVED | pte::NX | 0x1e6;
 
 /// One step down the page tables.
 struct Level {
@@ -52,6 +54,8 @@ struct Leaf {
     writable: bool,
     no_execute: bool,
     global: bool,
+    /// The page's size, as a power of two.
+    size: u32,
 }
 
 /// Why a walk ends early: the entry was not present, or had a reserved bit set.
@@ -115,7 +119,7 @@ impl Core {
             let pse = wide || self.cr4 & cr4::PSE != 0;
             let large = entry & pte::PS != 0 && level > 0 && pse;
             if wide {
-                let mut reserved = RESERVED | nx_reserved;
+                let mut reserved = RESERVED | nx_reserved | if long { 0 } else { LEGACY_RESERVED };
                 if pointer {
                     reserved |= POINTER_RESERVED;
                 } else if level == 3 || large && level == 2 && !self.model.has(Feature::Pages1G) {
@@ -150,6 +154,7 @@ impl Core {
                     writable,
                     no_execute,
                     global: entry & pte::G != 0 && self.cr4 & cr4::PGE != 0,
+                    size: shift,
                 });
             }
             table = if wide { entry & FRAME } else { entry & 0xffff_f000 };
@@ -163,7 +168,7 @@ impl Core {
         if self.cr0 & cr0::PG == 0 {
             let place = Place::of(&self.connections.ram, linear);
             if let Place::Ram(offset) = place {
-                let all = Allowed { read: true, write: true, execute: true, global: false };
+                let all = Allowed { read: true, write: true, execute: true, global: false, size: 12 };
                 self.mmu.insert(view, linear, offset & !(PAGE_SIZE - 1), all);
             }
             return Ok(place);
@@ -206,7 +211,8 @@ impl Core {
             let dirty = access == Access::Write || levels.last().is_some_and(|l| l.entry & pte::D != 0);
             let place = Place::of(&self.connections.ram, leaf.physical);
             if let Place::Ram(offset) = place {
-                let allowed = Allowed { read, write: write && dirty, execute, global: leaf.global };
+                let allowed =
+                    Allowed { read, write: write && dirty, execute, global: leaf.global, size: leaf.size };
                 self.mmu.insert(view, linear, offset & !(PAGE_SIZE - 1), allowed);
             }
             return Ok(place);

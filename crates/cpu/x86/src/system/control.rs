@@ -191,9 +191,13 @@ impl Core {
             self.check_pointers(value)?;
         }
         self.cr3 = value;
-        let _ = keep;
-        self.mmu.flush();
+        self.mmu.switch(self.pcid(), keep);
         LEAVE
+    }
+
+    /// The process-context identifier in use; 0 where there are none.
+    pub(super) fn pcid(&self) -> u16 {
+        if self.cr4 & cr4::PCIDE != 0 { (self.cr3 & PCID) as u16 } else { 0 }
     }
 
     /// Writes `cr4` with all checks.

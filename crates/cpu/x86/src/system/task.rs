@@ -195,7 +195,7 @@ impl Core {
         self.dr7 &= !LOCAL_BREAKPOINTS;
         if wide && self.cr0 & cr0::PG != 0 {
             self.cr3 = u64::from(task.cr3);
-            self.mmu.flush();
+            self.mmu.switch(0, false);
         }
         for (number, value) in task.general.into_iter().enumerate() {
             if wide {

@@ -42,13 +42,11 @@ fn invpcid(core: &mut Core, op: &Op) -> Step {
         return Err(core.gp(0));
     }
     match kind {
-        0 => {
-            if !Core::is_canonical(linear) {
-                return Err(core.gp(0));
-            }
-            core.mmu.flush_all();
-        }
-        _ => core.mmu.flush_all(),
+        0 if !Core::is_canonical(linear) => return Err(core.gp(0)),
+        0 => core.mmu.flush_page(linear),
+        1 => core.mmu.flush_context(pcid as u16, pcid as u16 == core.pcid()),
+        2 => core.mmu.flush_all(),
+        _ => core.mmu.flush_contexts(core.pcid()),
     }
     LEAVE
 }
