@@ -7,7 +7,6 @@ use iced_x86::{Instruction, OpKind};
 use posada_vcpu::x86::{X87Register, cr0, cr4};
 
 use crate::core::Core;
-use crate::exception::vector;
 use crate::int::Int;
 use crate::op::{Op, Run, Step, Stop, is_memory, register_number};
 
@@ -53,23 +52,15 @@ impl Core {
     /// Whether an MMX instruction may be carried out now.
     #[inline(always)]
     pub(super) fn mmx_ready(&mut self) -> Step {
-        /// Status word: an unmasked exception waits.
-        const ES: u16 = 1 << 7;
-        if self.cr0 & (cr0::EM | cr0::TS) != 0 || self.x87.status & ES != 0 {
+        if self.cr0 & (cr0::EM | cr0::TS) != 0 {
             return Err(self.mmx_unavailable());
         }
-        Ok(())
+        self.x87_pending()
     }
 
     #[cold]
     fn mmx_unavailable(&mut self) -> Stop {
-        if self.cr0 & cr0::EM != 0 {
-            self.ud()
-        } else if self.cr0 & cr0::TS != 0 {
-            self.nm()
-        } else {
-            self.raise(vector::MF, None)
-        }
+        if self.cr0 & cr0::EM != 0 { self.ud() } else { self.nm() }
     }
 
     /// What every MMX instruction but `emms` does to the x87 unit: the top of stack is 0, no register is empty

@@ -3,12 +3,18 @@
 //! Each group lowers its instructions with a table: mnemonic, form, operation. What registers and memory an
 //! instruction touches, and whether it may be carried out at all, is the business of its form (`form`).
 
+mod approximate;
+mod arithmetic;
+mod compare;
+mod convert;
+mod float;
 mod form;
 mod insert;
 mod lanes;
 mod moves;
 mod shift;
 mod shuffle;
+mod soft;
 mod table;
 
 use iced_x86::Instruction;
@@ -20,7 +26,16 @@ pub(crate) const MXCSR_MASK: u32 = 0xffff;
 
 /// The operation that carries out `instruction`, if it is a media instruction.
 pub(crate) fn lower(instruction: &Instruction) -> Option<Op> {
-    [moves::lower, lanes::lower, shift::lower, shuffle::lower, insert::lower]
-        .into_iter()
-        .find_map(|group| group(instruction))
+    let groups = [
+        moves::lower,
+        lanes::lower,
+        shift::lower,
+        shuffle::lower,
+        insert::lower,
+        arithmetic::lower,
+        compare::lower,
+        convert::lower,
+        approximate::lower,
+    ];
+    groups.into_iter().find_map(|group| group(instruction))
 }
