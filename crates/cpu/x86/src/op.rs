@@ -161,6 +161,8 @@ pub(crate) fn register_number(register: Register) -> u8 {
         Register::ES | Register::CS | Register::SS | Register::DS | Register::FS | Register::GS => {
             segment_number(register)
         }
+        // Byte registers alone are counted with `ah` to `bh` among them.
+        _ if register.is_gpr() => register.full_register().number() as u8,
         _ => register.number() as u8,
     }
 }
