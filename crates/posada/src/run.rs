@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: Box<Run>) -> Result<u8> {
         .on_triple_fault(if arguments.reset_on_triple_fault {
             OnTripleFault::Reset
         } else {
-            OnTripleFault::Stop
+            OnTripleFault::Exit
         });
 
     // The relay needs the machine's handle, and the machine the relay's writer.
