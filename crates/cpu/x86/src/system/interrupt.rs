@@ -429,3 +429,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     }
     Some(op)
 }
+
+#[cfg(test)]
+#[path = "interrupt_test.rs"]
+mod tests;

@@ -6,6 +6,8 @@ mod cpuid;
 mod debug;
 mod descriptor;
 mod far;
+#[cfg(test)]
+mod fixture;
 mod interrupt;
 mod io;
 mod iret;
