@@ -1,1 +1,64 @@
-//! To be written.
+//! What `posada run NAME` names: recipes, fetching, unpacking, the cache; and the guest's end of a session.
+//!
+//! An image is a kernel and an initramfs, made on the user's machine from a distribution's own packages. The `debian`
+//! image takes the newest cloud kernel and busybox through the host's `apt-get`, with apt's state in a folder of ours:
+//! no root, nothing installed, the host's own sources and keys. It is fetched once and cached; later runs need neither
+//! apt nor the network.
+//!
+//! | module        | what it does                                                                       |
+//! |---------------|------------------------------------------------------------------------------------|
+//! | [`session`]   | one command in a guest: its description, the protocol to its agent, the relay        |
+//! | `images`      | [`Images`] and [`Image`]: by name, from the cache or made                            |
+//! | `recipe`, `debian` | what there is, and how Debian's is made                                         |
+//! | `cache`       | entries that are complete or not there; one maker at a time                          |
+//! | `apt`, `deb`  | Debian packages: fetching (apt-get(8), apt.conf(5)), reading (deb(5))                |
+//! | `modules`     | kernel modules and what modprobe needs to know of them                               |
+//! | `initramfs`   | newc archives (Linux's `driver-api/early-userspace/buffer-format.rst`)               |
+//! | `guest`       | the first process, the agent and the configuration that every guest gets             |
+//!
+//! A boot of the image, up to the board:
+//!
+//! ```no_run
+//! use posada_image::session::Session;
+//! use posada_image::{Images, Silent};
+//!
+//! let image = Images::open()?.get("debian", &mut Silent)?;
+//! let session = Session::command(["uname", "-r"]);
+//! let kernel = image.kernel(); // load this
+//! let initrd = image.initrd(&session)?; // and this, with
+//! let append = image.append(&session); // this command line
+//! # Ok::<(), posada_image::Error>(())
+//! ```
+//!
+//! Looking into a cache needs no network and creates nothing:
+//!
+//! ```
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let folder = folder.path();
+//! use posada_image::{Error, Images, Silent};
+//!
+//! let images = Images::at(folder);
+//! assert!(images.list()?.is_empty());
+//! assert!(matches!(images.get("plan9", &mut Silent), Err(Error::UnknownImage { .. })));
+//! # Ok::<(), Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod apt;
+mod cache;
+mod deb;
+mod debian;
+mod error;
+mod guest;
+mod images;
+mod initramfs;
+mod modules;
+mod progress;
+mod recipe;
+pub mod session;
+
+pub use cache::{Entry, Package};
+pub use error::{Error, Result};
+pub use images::{Image, Images};
+pub use progress::{Progress, Silent};

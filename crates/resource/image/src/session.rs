@@ -34,4 +34,5 @@ pub mod wire;
 
 pub use host::{Ending, Event, Host, ProtocolError, Stream};
 pub use relay::{PortWriter, Relay, Streams};
+pub(crate) use spec::SESSION_FILE;
 pub use spec::{CHANNEL, CONSOLE, Session, SessionError, Size};

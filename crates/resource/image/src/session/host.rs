@@ -62,9 +62,10 @@ impl Ending {
     /// What a person should be told beyond the exit status: why a command was not started.
     pub fn complaint(self) -> Option<String> {
         match self {
-            Self::NotStarted(errno) => {
-                Some(format!("the guest could not start the command: {}", io::Error::from_raw_os_error(errno)))
-            }
+            Self::NotStarted(errno) => Some(format!(
+                "the guest could not start the command: {}",
+                io::Error::from_raw_os_error(errno)
+            )),
             Self::Exited(_) | Self::Signalled(_) => None,
         }
     }

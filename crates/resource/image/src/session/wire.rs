@@ -180,3 +180,7 @@ pub fn write_u8_u32(first: u8, second: u32) -> [u8; 5] {
     let [a, b, c, d] = second.to_le_bytes();
     [first, a, b, c, d]
 }
+
+#[cfg(test)]
+#[path = "wire_test.rs"]
+mod tests;

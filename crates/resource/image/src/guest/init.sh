@@ -1,0 +1,31 @@
+#!/bin/busybox sh
+# The guest's first process: makes the machine usable, runs the session, powers off.
+
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+# Links to busybox are made along with the image. Where the host could not ask busybox for its names, they are not.
+[ -e /bin/mount ] || /bin/busybox --install -s
+
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -a
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
+hostname -F /etc/hostname
+ip link set lo up
+
+# Drivers for what is plugged in: the devices on PCI first, then those that virtio finds behind them.
+for bus in pci virtio; do
+    set -- /sys/bus/$bus/devices/*/modalias
+    [ -e "$1" ] && modprobe -q -b -a $(cat "$@") 2>/dev/null
+done
+
+if [ -e /etc/posada/session ]; then
+    /sbin/posada-agent /etc/posada/session
+else
+    cd /root && HOME=/root setsid cttyhack sh -l
+fi
+
+poweroff -f
