@@ -83,7 +83,14 @@ impl Core {
                 return Ok(());
             }
         }
-        self.push_frame_slow::<T>(stack, values)
+        // A 64-bit stack is pushed on from compatibility mode, too, whose own addresses have 32 bits.
+        let mask = self.linear_mask;
+        if stack.is_long() {
+            self.linear_mask = u64::MAX;
+        }
+        let result = self.push_frame_slow::<T>(stack, values);
+        self.linear_mask = mask;
+        result
     }
 
     /// Value by value: the frame wraps around, crosses pages, or lies in one not seen yet.
