@@ -457,9 +457,11 @@ impl<L: IrqLine> Cmos<L> {
         }
         if self.runs() {
             let shown = self.seconds_at(seen);
+            // No second begins after the calendar's last.
             let begins = |second: i64| {
-                let after = second.checked_sub(self.regs.seconds)?.try_into().ok();
-                after.and_then(|after: u64| after.checked_mul(SECOND)?.checked_add(self.regs.since))
+                let after =
+                    u64::try_from(second - self.regs.seconds).ok().filter(|_| TIMES.contains(&second));
+                after.and_then(|after| after.checked_mul(SECOND)?.checked_add(self.regs.since))
             };
             if enabled(B_UPDATE) {
                 begins(shown + 1).into_iter().for_each(&mut consider);

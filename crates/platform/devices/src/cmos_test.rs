@@ -39,15 +39,16 @@ fn binary_and_12_hour_formats() {
     write(&mut cmos, reg::B, B_BINARY, 0);
     // A change of format does not convert what stands: the time must be set anew.
     write(&mut cmos, reg::B, B_SET | B_BINARY, 0);
-    for (index, value) in [(reg::HOURS, 0x80 | 12), (reg::MINUTES, 59), (reg::SECONDS, 58), (reg::DAY, 31)] {
+    for (index, value) in [(reg::HOURS, 0x80 | 0x0c), (reg::MINUTES, 59), (reg::SECONDS, 58), (reg::DAY, 31)]
+    {
         write(&mut cmos, index, value, 0);
     }
     for (index, value) in [(reg::MONTH, 12), (reg::YEAR, 99), (reg::CENTURY, 19), (reg::DAY_OF_WEEK, 6)] {
         write(&mut cmos, index, value, 0);
     }
     write(&mut cmos, reg::B, B_BINARY, 0);
-    assert_eq!(shown(&mut cmos, 0), [19, 99, 12, 31, 0x80 | 12, 59, 58, 6]);
-    assert_eq!(shown(&mut cmos, 2 * SECOND), [19, 99, 12, 31, 0x80 | 1, 0, 0, 6]);
+    assert_eq!(shown(&mut cmos, 0), [19, 99, 12, 31, 0x8c, 59, 58, 6]);
+    assert_eq!(shown(&mut cmos, 2 * SECOND), [19, 99, 12, 31, 0x81, 0, 0, 6]);
     assert_eq!(shown(&mut cmos, (11 * 3600 + 2) * SECOND), [20, 0, 1, 1, 12, 0, 0, 7], "12 is midnight");
 }
 
@@ -93,6 +94,8 @@ fn nonsense_dates_become_dates() {
     assert_eq!(shown(&mut cmos, 0), [0x99, 0x99, 0x12, 0x31, 0x23, 0x59, 0x59, 7]);
     // The calendar ends there, and so does the clock.
     assert_eq!(shown(&mut cmos, 5 * SECOND)[6], 0x59);
+    write(&mut cmos, reg::B, B_24_HOURS | B_UPDATE | B_ALARM, 5 * SECOND);
+    assert_eq!(cmos.next_deadline(), None);
 }
 
 #[test]

@@ -237,9 +237,9 @@ fn a_latched_count_keeps_until_it_is_read() {
     program(&mut pit, 0, 2, 1000, 0);
     pit.write(CONTROL, 0x00, at(101));
     pit.write(CONTROL, 0x00, at(301)); // ignored: one is latched
-    assert_eq!(pit.read(CHANNEL_0, at(400)), (900 & 0xff) as u8);
-    assert_eq!(pit.read(CHANNEL_0, at(500)), (900 >> 8) as u8);
-    assert_eq!(pit.read(CHANNEL_0, at(501)), (500 & 0xff) as u8, "live again");
+    assert_eq!(pit.read(CHANNEL_0, at(400)), 900u16.to_le_bytes()[0]);
+    assert_eq!(pit.read(CHANNEL_0, at(500)), 900u16.to_le_bytes()[1]);
+    assert_eq!(pit.read(CHANNEL_0, at(501)), 500u16.to_le_bytes()[0], "live again");
 }
 
 #[test]
@@ -262,8 +262,8 @@ fn read_back_latches_status_and_count_of_several_channels() {
     program(&mut pit, 1, 3, 18, 0);
     pit.write(CONTROL, 0xc0 | 0x02 | 0x04, at(101));
     assert_eq!(pit.read(CHANNEL_0, at(200)), 0x80 | 0x30 | 2 << 1, "status first");
-    assert_eq!(pit.read(CHANNEL_0, at(200)), (900 & 0xff) as u8);
-    assert_eq!(pit.read(CHANNEL_0, at(200)), (900 >> 8) as u8);
+    assert_eq!(pit.read(CHANNEL_0, at(200)), 900u16.to_le_bytes()[0]);
+    assert_eq!(pit.read(CHANNEL_0, at(200)), 900u16.to_le_bytes()[1]);
     assert_eq!(pit.read(CHANNEL_1, at(200)) & 0x3f, 0x30 | 3 << 1);
 }
 

@@ -73,7 +73,6 @@ const MCR_LOOP: u8 = 0x10;
 /// DTR, RTS, OUT1, OUT2, loop.
 const MCR_MASK: u8 = 0x1f;
 
-const LSR_DATA_READY: u8 = 0x01;
 const LSR_OVERRUN: u8 = 0x02;
 const LSR_BREAK: u8 = 0x10;
 const LSR_FIFO_ERROR: u8 = 0x80;

@@ -2,6 +2,8 @@ use super::*;
 use crate::line::test_line::Probe;
 use std::sync::{Arc, Mutex};
 
+const LSR_DATA_READY: u8 = 0x01;
+
 /// What the port has written out, in pieces as they came.
 #[derive(Clone, Default)]
 struct Screen(Arc<Mutex<Vec<Vec<u8>>>>);

@@ -1,0 +1,20 @@
+//! The logic of the fuzz targets: one plain function for each, from bytes to nothing or a panic.
+//!
+//! A target in `fuzz_targets/` hands libFuzzer's bytes to its function. The same source files run with a fixed
+//! seed and a bound in the ordinary tests of the rooms concerned, so a regression shows there too.
+//!
+//! ```
+//! posada_fuzz::device_registers(b"any bytes at all");
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod device_registers;
+
+/// Any sequence of operations on every device of a PC.
+///
+/// # Panics
+/// If a device misbehaves: that is the finding.
+pub fn device_registers(data: &[u8]) {
+    device_registers::run(data);
+}
