@@ -35,7 +35,7 @@ impl Core {
         let bit1 = s.kind() & 2 != 0;
         let rights = s.present() && if write { !code && bit1 } else { !code || bit1 };
         let inside = holds(&s, offset, size);
-        if !self.uses_descriptors() && inside || rights && inside {
+        if inside && (rights || !self.uses_descriptors()) {
             return Ok(());
         }
         Err(if number == segment::SS { self.ss_fault(0) } else { self.gp(0) })
@@ -102,9 +102,9 @@ impl Core {
         mut change: impl FnMut(T) -> T,
     ) -> Step<T> {
         let linear = self.linear(number, offset, T::BYTES, true)?;
-        let at = match self.mmu.find_write(linear, T::BYTES) {
-            Some(at) => at,
-            None => {
+        let at = if let Some(at) = self.mmu.find_write(linear, T::BYTES) {
+            at
+        } else {
                 self.probe(number, linear, T::BYTES, Access::Write)?;
                 match self.place(number, linear, Access::Write)? {
                     Place::Ram(at) if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 => at,
@@ -115,7 +115,6 @@ impl Core {
                         return Ok(old);
                     }
                 }
-            }
         };
         let (old, code) = self.connections.ram.update(at, change);
         if code {
@@ -291,7 +290,7 @@ impl Core {
             let place = if n < room { advance(first, n) } else { advance(second, n - room) };
             bytes[n as usize] = self.load_place::<u8>(place);
         }
-        Ok(T::from_le(&bytes))
+        Ok(T::from_le(bytes))
     }
 
     #[cold]
@@ -319,7 +318,7 @@ impl Core {
             Place::Device(physical) => {
                 let mut data = [0; 8];
                 self.connections.bus.mmio_read(physical, &mut data[..T::BYTES as usize]);
-                T::from_le(&data)
+                T::from_le(data)
             }
         }
     }
@@ -350,7 +349,7 @@ impl Core {
             let place = self.system_place(linear.wrapping_add(n), Access::Read)?;
             bytes[n as usize] = self.load_place::<u8>(place);
         }
-        Ok(T::from_le(&bytes))
+        Ok(T::from_le(bytes))
     }
 
     /// Writes a system structure; see [`read_system`](Self::read_system).

@@ -12,14 +12,13 @@ use crate::model::Model;
 use crate::op::Mode;
 
 /// Numbers of the segment registers, as instructions encode them; `ldtr` and `tr` are kept apart.
-#[allow(missing_docs)]
 pub(crate) mod segment {
-    pub const ES: u8 = 0;
-    pub const CS: u8 = 1;
-    pub const SS: u8 = 2;
-    pub const DS: u8 = 3;
-    pub const FS: u8 = 4;
-    pub const GS: u8 = 5;
+    pub(crate) const ES: u8 = 0;
+    pub(crate) const CS: u8 = 1;
+    pub(crate) const SS: u8 = 2;
+    pub(crate) const DS: u8 = 3;
+    pub(crate) const FS: u8 = 4;
+    pub(crate) const GS: u8 = 5;
 }
 
 /// What a memory access through a segment needs: derived from the segment register and the mode.

@@ -28,8 +28,9 @@ pub(crate) trait Int: Value + std::fmt::Debug + Default + Ord + 'static {
     fn get(registers: &[u64; REGISTERS], number: u8) -> Self;
     /// Writes register `number`: 32 bits clear the upper half, fewer leave the rest as it is.
     fn set(registers: &mut [u64; REGISTERS], number: u8, value: Self);
-    fn from_le(bytes: &[u8; 8]) -> Self {
-        Self::new(u64::from_le_bytes(*bytes))
+    /// The first bytes of `bytes`, little-endian.
+    fn from_le(bytes: [u8; 8]) -> Self {
+        Self::new(u64::from_le_bytes(bytes))
     }
 }
 

@@ -176,14 +176,12 @@ impl Core {
         let smap = self.mmu.smap && !user;
         loop {
             let mut levels = Vec4::default();
-            let fault = error::W * u32::from(access == Access::Write)
-                | error::U * u32::from(user)
-                | error::I
-                    * u32::from(
-                        access == Access::Execute
-                            && (self.msrs.efer & efer::NXE != 0 && self.cr4 & cr4::PAE != 0
-                                || self.cr4 & cr4::SMEP != 0),
-                    );
+            let no_execute = self.msrs.efer & efer::NXE != 0 && self.cr4 & cr4::PAE != 0;
+            let says_fetch = no_execute || self.cr4 & cr4::SMEP != 0;
+            let bit = |bit: u32, on: bool| if on { bit } else { 0 };
+            let fault = bit(error::W, access == Access::Write)
+                | bit(error::U, user)
+                | bit(error::I, access == Access::Execute && says_fetch);
             let leaf = match self.walk(linear, &mut levels) {
                 Ok(leaf) => leaf,
                 Err(Broken::NotPresent) => return Err(self.page_fault(fault, linear)),

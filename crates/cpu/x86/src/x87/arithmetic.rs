@@ -261,8 +261,7 @@ fn scaled(a: X87Register, by: X87Register, control: Control) -> Outcome {
         (Class::Zero, Class::Infinity) if !negative(by) => return Outcome::invalid(),
         (_, Class::Infinity) if negative(by) => Outcome::exact(float::zero(negative(a))),
         (_, Class::Infinity) => Outcome::exact(float::infinity(negative(a))),
-        (Class::Infinity | Class::Zero, _) => Outcome::exact(a),
-        (_, Class::Zero) => Outcome::exact(a),
+        (Class::Infinity | Class::Zero, _) | (_, Class::Zero) => Outcome::exact(a),
         _ => {
             let by = Number::of(by);
             // Beyond this every result has left the range of exponents anyway.
@@ -354,8 +353,7 @@ fn partial_remainder(
     let flags = float::denormal(a, b);
     match (class(a), class(b)) {
         (Class::Infinity, _) | (_, Class::Zero) => return (Outcome::invalid(), Some(0)),
-        (Class::Zero, _) => return (Outcome::exact(a).with(flags), Some(0)),
-        (_, Class::Infinity) => return (Outcome::exact(a).with(flags), Some(0)),
+        (Class::Zero, _) | (_, Class::Infinity) => return (Outcome::exact(a).with(flags), Some(0)),
         _ => {}
     }
     let (x, y) = (Number::of(a), Number::of(b));

@@ -100,11 +100,7 @@ fn environment(core: &Core, wide: bool) -> ([u8; 28], usize) {
         let data = (u32::from(x.data_selector) << 4).wrapping_add(x.data as u32);
         words[3] = linear & 0xffff;
         words[5] = data & 0xffff;
-        let (high, data_high) = if wide {
-            (linear >> 16 << 12, data >> 16 << 12)
-        } else {
-            (linear >> 16 << 12, data >> 16 << 12)
-        };
+        let (high, data_high) = (linear >> 16 << 12, data >> 16 << 12);
         words[4] = high & 0x0fff_f000 | u32::from(x.opcode);
         words[6] = data_high & 0x0fff_f000;
     }

@@ -109,12 +109,12 @@ pub(super) fn trigonometric(core: &mut Core, op: &Op) -> Step {
     }
     let control = core.x87_control();
     let (first, second) = trigonometric_values(a, op.aux, control);
-    if core.x87_deliver(0, first) {
-        if let Some(second) = second {
-            core.x87_set_top(core.x87_top().wrapping_sub(1));
-            core.set_st(0, second.value);
-            core.x87_raise(second.flags);
-        }
+    if core.x87_deliver(0, first)
+        && let Some(second) = second
+    {
+        core.x87_set_top(core.x87_top().wrapping_sub(1));
+        core.set_st(0, second.value);
+        core.x87_raise(second.flags);
     }
     Ok(())
 }

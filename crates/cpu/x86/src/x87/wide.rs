@@ -88,8 +88,8 @@ impl Wide {
         let low = u128::from(u64::MAX);
         let (a1, a0) = (self.significand >> 64, self.significand & low);
         let (b1, b0) = (other.significand >> 64, other.significand & low);
-        let middle = (a0 * b0 >> 64) + (a1 * b0 & low) + (a0 * b1 & low);
-        let high = a1 * b1 + (a1 * b0 >> 64) + (a0 * b1 >> 64) + (middle >> 64);
+        let middle = ((a0 * b0) >> 64) + ((a1 * b0) & low) + ((a0 * b1) & low);
+        let high = a1 * b1 + ((a1 * b0) >> 64) + ((a0 * b1) >> 64) + (middle >> 64);
         Self::normal(
             self.sign != other.sign,
             self.exponent + other.exponent + 1,
