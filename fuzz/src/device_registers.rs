@@ -230,8 +230,14 @@ impl Machine {
         }
     }
 
+    /// The time, or, as from a thread that asked before another and comes after it, one shortly before.
+    fn now_or_before(&self, bytes: &mut Bytes<'_>) -> Nanos {
+        let early = bytes.u8();
+        if early < 240 { self.now } else { self.now.saturating_sub(u64::from(early - 239) << 16) }
+    }
+
     fn read_port(&mut self, bytes: &mut Bytes<'_>) {
-        let (device, offset, size, now) = (bytes.u8(), bytes.u16(), bytes.size(), self.now);
+        let (device, offset, size, now) = (bytes.u8(), bytes.u16(), bytes.size(), self.now_or_before(bytes));
         match device % 10 {
             0 => drop(self.serial.read(offset as u8 & 15)),
             1 => {
@@ -258,7 +264,7 @@ impl Machine {
     }
 
     fn write_port(&mut self, bytes: &mut Bytes<'_>) {
-        let (device, offset, size, now) = (bytes.u8(), bytes.u16(), bytes.size(), self.now);
+        let (device, offset, size, now) = (bytes.u8(), bytes.u16(), bytes.size(), self.now_or_before(bytes));
         match device % 10 {
             0 => self.serial.write(offset as u8 & 15, bytes.u8()),
             1 => {
@@ -290,11 +296,12 @@ impl Machine {
         let index = usize::from(bytes.u8()) % self.lapics.len();
         // Registers lie at multiples of 16; now and then between them.
         let offset = if bytes.u8() == 0 { bytes.u16() & 0xfff } else { u16::from(bytes.u8()) << 4 };
+        let now = self.now_or_before(bytes);
         let action = if bytes.flag() {
             let value = if bytes.flag() { bytes.u32() } else { bytes.u16().into() };
-            self.lapics[index].write(offset, value, self.now)
+            self.lapics[index].write(offset, value, now)
         } else {
-            self.lapics[index].read(offset, self.now);
+            self.lapics[index].read(offset, now);
             None
         };
         self.act(action);

@@ -5,10 +5,15 @@
 //! Intel SDM volume 3, chapter "Advanced Programmable Interrupt Controller (APIC)"; the section titles below are
 //! of that chapter.
 
+mod registers;
 mod timer;
 
 use crate::apic::{DeliveryMode, Destination, Message, TriggerMode};
 use crate::{Nanos, StateError, TscClock};
+use registers::{
+    DELIVERY_STATUS, ESR_ILLEGAL_REGISTER, ESR_RECEIVED_ILLEGAL_VECTOR, ESR_SEND_ILLEGAL_VECTOR,
+    ICR_RESERVED, LVT_LEVEL, LVT_MASKED, LVT_REMOTE_IRR, SVR_ENABLE, SVR_MASK, Vectors, lvt, register,
+};
 use serde::{Deserialize, Serialize};
 use timer::{Timer, TimerMode};
 
@@ -33,65 +38,6 @@ const BASE_ENABLE: u64 = 1 << 11;
 /// Version register: an integrated APIC with six LVT entries, no EOI broadcast suppression.
 const VERSION: u32 = 0x0005_0014;
 
-const SVR_ENABLE: u32 = 1 << 8;
-/// Vector, software enable, focus processor checking.
-const SVR_MASK: u32 = 0x3ff;
-
-const LVT_MASKED: u32 = 1 << 16;
-const LVT_LEVEL: u32 = 1 << 15;
-const LVT_REMOTE_IRR: u32 = 1 << 14;
-
-const ESR_SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
-const ESR_RECEIVED_ILLEGAL_VECTOR: u32 = 1 << 6;
-const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
-
-/// ICR bits that an x2APIC reserves.
-const ICR_RESERVED: u32 = 0xfff3_2000;
-/// Delivery status: always idle here.
-const DELIVERY_STATUS: u32 = 1 << 12;
-
-/// Registers by offset in the page divided by 16, which is also the MSR number less 0x800.
-mod register {
-    pub(super) const ID: u32 = 0x02;
-    pub(super) const VERSION: u32 = 0x03;
-    pub(super) const TPR: u32 = 0x08;
-    pub(super) const APR: u32 = 0x09;
-    pub(super) const PPR: u32 = 0x0a;
-    pub(super) const EOI: u32 = 0x0b;
-    pub(super) const RRD: u32 = 0x0c;
-    pub(super) const LDR: u32 = 0x0d;
-    pub(super) const DFR: u32 = 0x0e;
-    pub(super) const SVR: u32 = 0x0f;
-    pub(super) const ISR: u32 = 0x10;
-    pub(super) const ISR_LAST: u32 = 0x17;
-    pub(super) const TMR: u32 = 0x18;
-    pub(super) const TMR_LAST: u32 = 0x1f;
-    pub(super) const IRR: u32 = 0x20;
-    pub(super) const IRR_LAST: u32 = 0x27;
-    pub(super) const ESR: u32 = 0x28;
-    pub(super) const ICR: u32 = 0x30;
-    pub(super) const ICR_HIGH: u32 = 0x31;
-    pub(super) const LVT_TIMER: u32 = 0x32;
-    pub(super) const LVT_LAST: u32 = 0x37;
-    pub(super) const INITIAL_COUNT: u32 = 0x38;
-    pub(super) const CURRENT_COUNT: u32 = 0x39;
-    pub(super) const DIVIDE: u32 = 0x3e;
-    pub(super) const SELF_IPI: u32 = 0x3f;
-}
-
-/// Index of an entry in the local vector table, in the order of its registers.
-mod lvt {
-    pub(super) const TIMER: usize = 0;
-    pub(super) const LINT0: usize = 3;
-    pub(super) const LINT1: usize = 4;
-    pub(super) const ERROR: usize = 5;
-    /// Bits of each entry that software may set.
-    pub(super) const WRITABLE: [u32; 6] =
-        [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
-    /// Bits that exist but are read-only: delivery status, and remote IRR of the LINT pins.
-    pub(super) const READ_ONLY: [u32; 6] = [0x1000, 0x1000, 0x1000, 0x5000, 0x5000, 0x1000];
-}
-
 /// The access is not allowed: the processor raises #GP(0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("#GP(0): the local APIC refuses this MSR access")]
@@ -109,27 +55,6 @@ pub enum Action {
 
 /// There is no register of this index.
 struct NoRegister;
-
-/// A set of vectors: eight registers of 32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Vectors([u32; 8]);
-
-impl Vectors {
-    fn set(&mut self, vector: u8, value: bool) {
-        let bit = 1 << (vector & 31);
-        let word = &mut self.0[usize::from(vector >> 5)];
-        *word = if value { *word | bit } else { *word & !bit };
-    }
-
-    fn contains(&self, vector: u8) -> bool {
-        self.0[usize::from(vector >> 5)] >> (vector & 31) & 1 != 0
-    }
-
-    fn highest(&self) -> Option<u8> {
-        let word = self.0.iter().rposition(|&word| word != 0)?;
-        Some((word as u8) << 5 | (31 - self.0[word].leading_zeros() as u8))
-    }
-}
 
 /// The saved state of a local APIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
