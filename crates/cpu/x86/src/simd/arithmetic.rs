@@ -291,10 +291,16 @@ impl<F: Host> FloatBinary for DotProduct<F> {
         let products = from_lanes::<F>(|n| {
             if imm >> (4 + n) & 1 != 0 { single::<F, Mul>(env, lane::<F>(a, n), lane::<F>(b, n)) } else { 0 }
         });
+        if !env.end_step() {
+            return products;
+        }
         let mut pair = |n| single::<F, Add>(env, lane::<F>(products, n), lane::<F>(products, n + 1));
         let mut sum = pair(0);
         if F::LANES == 4 {
             let other = pair(2);
+            if !env.end_step() {
+                return products;
+            }
             sum = single::<F, Add>(env, sum, other);
         }
         from_lanes::<F>(|n| if imm >> n & 1 != 0 { sum } else { 0 })

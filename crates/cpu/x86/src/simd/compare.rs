@@ -95,13 +95,7 @@ impl<F: Comparable, const MAX: bool> FloatBinary for FirstExtreme<F, MAX> {
 fn extreme<F: Comparable, const MAX: bool>(env: &mut Env, a: u64, b: u64) -> u64 {
     let wanted = if MAX { Ordering::Greater } else { Ordering::Less };
     let order = compare::<F>(env, a, b, true);
-    if order == Some(wanted) {
-        env.operand::<F>(a)
-    } else if order.is_none() {
-        b
-    } else {
-        env.operand::<F>(b)
-    }
+    env.operand::<F>(if order == Some(wanted) { a } else { b })
 }
 
 /// `ucomiss` and its kin: ZF, PF and CF tell greater (none), less (CF), equal (ZF), unordered (all).
@@ -109,7 +103,7 @@ fn set_flags<F: Comparable, const SIGNALING: bool>(core: &mut Core, op: &Op, b: 
     let a = core.xmm(op.src);
     let mut env = Env::new(core.mxcsr);
     let order = compare::<F>(&mut env, lane::<F>(a, 0), lane::<F>(b, 0), SIGNALING);
-    core.settle(&env)?;
+    core.settle(env)?;
     core.flags.set(match order {
         Some(Ordering::Greater) => 0,
         Some(Ordering::Less) => rflags::CF,

@@ -155,7 +155,7 @@ fn integer_in_memory_to_number<F: Real, T: Int>(core: &mut Core, op: &Op) -> Ste
 fn finish_number<F: Real, T: Int>(core: &mut Core, op: &Op, value: T) -> Step {
     let mut env = Env::new(core.mxcsr);
     let number = from_integer::<F>(&mut env, value.sext() as i64);
-    core.settle(&env)?;
+    core.settle(env)?;
     let a = core.xmm(op.src);
     core.set_xmm(op.dst, with_first::<F>(a, number));
     Ok(())
@@ -185,7 +185,7 @@ fn finish_integer<F: Real, const BITS: u32, const TRUNCATE: bool>(
 ) -> Step {
     let mut env = Env::new(core.mxcsr);
     let integer = to_integer::<F, BITS, TRUNCATE>(&mut env, value);
-    core.settle(&env)?;
+    core.settle(env)?;
     if BITS == 32 {
         core.set_reg(op.dst, integer as u32);
     } else {
@@ -213,7 +213,9 @@ fn to_mmx_memory<T: Form, B: FloatBinary>(core: &mut Core, op: &Op) -> Step {
 fn finish_mmx<B: FloatBinary>(core: &mut Core, op: &Op, value: Vector) -> Step {
     let mut env = Env::new(core.mxcsr);
     let result = B::apply(&mut env, [0; 2], value, 0);
-    core.settle(&env)?;
+    // Processors do this much even when an exception follows.
+    core.enter_mmx();
+    core.settle(env)?;
     core.set_mm(op.dst, result[0]);
     Ok(())
 }
@@ -229,8 +231,8 @@ fn from_mmx_registers<B: FloatBinary>(core: &mut Core, op: &Op) -> Step {
     let (a, b) = (core.xmm(op.src), Mmx::<u64>::get(core, op.aux));
     let mut env = Env::new(core.mxcsr);
     let result = B::apply(&mut env, a, b, 0);
-    core.settle(&env)?;
     core.enter_mmx();
+    core.settle(env)?;
     core.set_xmm(op.dst, result);
     Ok(())
 }

@@ -87,23 +87,18 @@ impl Core {
     /// Ends the computation of an instruction: its flags go to `mxcsr`, and if one of them is unmasked, the
     /// instruction ends with an exception and writes nothing.
     #[inline(always)]
-    pub(super) fn settle(&mut self, env: &Env) -> Step {
-        if env.raised == 0 {
+    pub(super) fn settle(&mut self, mut env: Env) -> Step {
+        if env.flags() == 0 {
             return Ok(());
         }
-        self.settle_raised(env.raised)
+        env.end_step();
+        self.settle_raised(env.flags())
     }
 
     #[inline(never)]
     fn settle_raised(&mut self, raised: u32) -> Step {
-        let unmasked = raised & !(self.mxcsr >> flag::MASK_SHIFT) & flag::EXCEPTIONS;
-        if unmasked == 0 {
-            self.mxcsr |= raised;
-            return Ok(());
-        }
-        // What is found early keeps all lanes from being computed.
-        self.mxcsr |= if unmasked & flag::EARLY != 0 { raised & flag::EARLY } else { raised };
-        Err(self.float_exception())
+        self.mxcsr |= raised;
+        if raised & !(self.mxcsr >> flag::MASK_SHIFT) == 0 { Ok(()) } else { Err(self.float_exception()) }
     }
 
     /// `#XM`, or `#UD` where the system does not expect it.
@@ -130,7 +125,7 @@ fn memory<S: Form, B: FloatBinary>(core: &mut Core, op: &Op) -> Step {
 fn finish<S: Form, B: FloatBinary>(core: &mut Core, op: &Op, a: Vector, b: Vector) -> Step {
     let mut env = Env::new(core.mxcsr);
     let result = B::apply(&mut env, a, b, op.imm as u8);
-    core.settle(&env)?;
+    core.settle(env)?;
     S::set(core, op.dst, result);
     Ok(())
 }

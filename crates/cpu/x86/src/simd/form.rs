@@ -193,7 +193,7 @@ pub(super) fn operands(i: &Instruction, rm: u32, run: [Run; 2]) -> Op {
 
 /// Whether the last operand is an immediate byte.
 pub(super) fn has_immediate(i: &Instruction) -> bool {
-    i.op_kind(i.op_count() - 1) == OpKind::Immediate8
+    i.op_kinds().last() == Some(OpKind::Immediate8)
 }
 
 /// The place of the last operand that is no immediate byte.

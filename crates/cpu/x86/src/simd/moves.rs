@@ -275,6 +275,7 @@ fn between_files(i: &Instruction) -> Option<Op> {
         },
         M::Emms => |core, _| {
             core.mmx_ready()?;
+            core.enter_mmx();
             core.x87.occupied = 0;
             Ok(())
         },

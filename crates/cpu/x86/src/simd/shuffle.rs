@@ -10,7 +10,7 @@ use super::form::{Binary, Form, Mmx, Sse, SsePart, Vector, by_form, mmx_or_sse, 
 use super::lanes::halves;
 use super::table::table;
 use crate::core::Core;
-use crate::op::{Op, Step, register_number};
+use crate::op::{Op, Step};
 
 pub(super) fn lower(i: &Instruction) -> Option<Op> {
     pack(i).or_else(|| shuffle(i)).or_else(|| widen(i)).or_else(|| blend(i)).or_else(|| variable_blend(i))
@@ -164,7 +164,6 @@ fn blend_lanes<T: bytemuck::Pod, const N: usize>(a: Vector, b: Vector, imm: u8) 
 
 /// `pblendvb`, `blendvps`, `blendvpd`: the lanes of the second source where `xmm0` is negative.
 fn variable_blend(i: &Instruction) -> Option<Op> {
-    // The third operand is the implied register.
     table! { i;
         Pblendvb => by_sign(|_, mask| spread::<i8>(mask, |lane| lane >> 7));
         Blendvps => by_sign(|_, mask| spread::<i32>(mask, |lane| lane >> 31));
@@ -183,8 +182,8 @@ fn spread<T: bytemuck::Pod>(v: Vector, sign: impl Fn(T) -> T) -> Vector {
 
 /// `S` makes the mask from the register that `imm` names.
 fn by_sign<S: Binary>(i: &Instruction) -> Option<Op> {
-    let mut op = operands(i, i.op_count() - 2, [blend_registers::<Sse, S>, blend_memory::<Sse, S>]);
-    op.imm = u64::from(register_number(i.op_register(i.op_count() - 1)));
+    let mut op = operands(i, 1, [blend_registers::<Sse, S>, blend_memory::<Sse, S>]);
+    op.imm = 0;
     Some(op)
 }
 

@@ -151,17 +151,34 @@ fn shift_sticky(value: u128, by: u32) -> u128 {
 /// `mxcsr` while one instruction is carried out: what it says, and the flags raised so far.
 pub(super) struct Env {
     pub mxcsr: u32,
-    pub raised: u32,
+    raised: u32,
+    /// Raised by the steps of the instruction that are over.
+    settled: u32,
 }
 
 impl Env {
     pub(super) fn new(mxcsr: u32) -> Self {
-        Self { mxcsr, raised: 0 }
+        Self { mxcsr, raised: 0, settled: 0 }
     }
 
     #[inline(always)]
     pub(super) fn raise(&mut self, flags: u32) {
         self.raised |= flags;
+    }
+
+    /// All flags raised.
+    #[inline(always)]
+    pub(super) fn flags(&self) -> u32 {
+        self.raised | self.settled
+    }
+
+    /// Ends a step of an instruction all of whose lanes are computed in steps. False if one of its exceptions is
+    /// unmasked: there will be no further step. One that is found before computing keeps all lanes from it.
+    pub(super) fn end_step(&mut self) -> bool {
+        let unmasked = self.raised & !(self.mxcsr >> flag::MASK_SHIFT) & flag::EXCEPTIONS;
+        self.settled |= if unmasked & flag::EARLY != 0 { self.raised & flag::EARLY } else { self.raised };
+        self.raised = 0;
+        unmasked == 0
     }
 
     fn masked(&self, flag: u32) -> bool {
@@ -231,13 +248,14 @@ impl Env {
         let (kept, inexact) = cut(significand);
         let carried = kept >> F::PRECISION != 0;
         if exponent + i32::from(carried) < F::MIN_EXPONENT {
-            return self.round_tiny::<F>(sign, mode, exponent, significand);
+            return self.round_tiny::<F>(sign, exponent, significand, inexact);
         }
         if inexact {
             self.raise(PE);
         }
         if exponent + i32::from(carried) > F::BIAS {
-            self.raise(OE | PE);
+            // Unmasked, only the significand tells whether the result is inexact.
+            self.raise(if self.masked(OE) { OE | PE } else { OE });
             let to_infinity = match mode {
                 Rounding::Nearest => true,
                 Rounding::Down => negative,
@@ -250,11 +268,16 @@ impl Env {
         sign | (((exponent + F::BIAS - 1) as u64) << (F::PRECISION - 1)).wrapping_add(kept)
     }
 
-    /// The rest of [`round`](Self::round) for results that are tiny after rounding.
+    /// The rest of [`round`](Self::round) for results that are tiny after rounding; `inexact` had the exponent no
+    /// bounds.
     #[cold]
-    fn round_tiny<F: Format>(&mut self, sign: u64, mode: Rounding, exponent: i32, significand: u128) -> u64 {
-        let masked = self.masked(UE);
-        if masked && self.mxcsr & flag::FTZ != 0 {
+    fn round_tiny<F: Format>(&mut self, sign: u64, exponent: i32, significand: u128, inexact: bool) -> u64 {
+        if !self.masked(UE) {
+            // An exception even when exact. Nobody sees the result.
+            self.raise(if inexact { UE | PE } else { UE });
+            return sign;
+        }
+        if self.mxcsr & flag::FTZ != 0 {
             self.raise(UE | PE);
             return sign;
         }
@@ -262,12 +285,9 @@ impl Env {
         let kept = (denormal >> (128 - F::PRECISION)) as u64;
         let rest = denormal << F::PRECISION;
         if rest != 0 {
-            self.raise(PE);
+            self.raise(UE | PE);
         }
-        if rest != 0 || !masked {
-            self.raise(UE);
-        }
-        sign | kept + u64::from(mode.away(sign != 0, kept & 1 != 0, rest))
+        sign | kept + u64::from(self.rounding().away(sign != 0, kept & 1 != 0, rest))
     }
 
     pub(super) fn add<F: Format>(&mut self, a: u64, b: u64) -> u64 {
