@@ -64,10 +64,6 @@ impl Descriptor {
         self.raw & 1 << 47 != 0
     }
 
-    pub(super) fn long(&self) -> bool {
-        self.raw & 1 << 53 != 0
-    }
-
     pub(super) fn is_code(&self) -> bool {
         self.kind() & 0x18 == 0x18
     }

@@ -324,3 +324,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     }
     Some(op)
 }
+
+#[cfg(test)]
+#[path = "far_test.rs"]
+mod tests;

@@ -2,10 +2,11 @@
 //! each vector that halts, so that where the guest ends says what was delivered.
 
 use posada_memory::Value;
-use posada_vcpu::Exit;
 use posada_vcpu::x86::{Segment, State, Table, cr0, efer};
+use posada_vcpu::{Exit, Vcpu};
 
 use super::descriptor::kind;
+use crate::op::Stop;
 use crate::testing::{Guest, Outcome};
 
 pub(super) const GDT: u64 = 0x1_0000;
@@ -39,9 +40,8 @@ pub(super) const ABSENT: u16 = 0x68;
 pub(super) const TASK: u16 = 0x70;
 pub(super) const OTHER_TASK: u16 = 0x80;
 pub(super) const LOCAL_TABLE: u16 = 0x90;
-/// Free for tests, 16 bytes each.
+/// Free for tests: 16 bytes.
 pub(super) const FREE: u16 = 0xa0;
-pub(super) const FREE2: u16 = 0xb0;
 const GDT_LIMIT: u16 = 0xff;
 
 /// A descriptor; `limit` counts what its granularity says, `rights` are those of [`Segment::attributes`].
@@ -158,6 +158,14 @@ impl Guest {
         } else {
             self.store(IDT + vector * 8, raw)
         }
+    }
+
+    /// Carries out so many instructions, or up to the first fault, which is not delivered.
+    pub(super) fn steps(self, count: u32) -> Outcome {
+        let mut interpreter = self.interpreter();
+        let faulted = (0..count).any(|_| interpreter.single_step() == Err(Stop::Fault));
+        let fault = faulted.then(|| interpreter.core().fault);
+        Outcome { state: interpreter.state(), fault, exit: None, ram: self.connections.ram, interpreter }
     }
 
     /// Begins at privilege level 3, in code of the guest's size.

@@ -341,7 +341,9 @@ impl Core {
 
     /// An interrupt that an instruction asks for.
     fn software_interrupt(&mut self, vector: u8, origin: Origin, op: &Op) -> Step {
-        self.deliver(&Event { vector, error: None, origin, len: op.len })
+        self.deliver(&Event { vector, error: None, origin, len: op.len })?;
+        self.entered = true;
+        Ok(())
     }
 }
 

@@ -185,3 +185,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     };
     Some(Op::new(run, i))
 }
+
+#[cfg(test)]
+#[path = "iret_test.rs"]
+mod tests;

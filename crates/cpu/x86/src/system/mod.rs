@@ -1,6 +1,11 @@
 //! System instructions, and what comes between instructions: exceptions, interrupts, debugging (AMD APM volume
 //! 2, and volume 3, chapter 4).
 
+// Handlers all have the same signature, whether they can fault or not.
+#![allow(clippy::unnecessary_wraps)]
+// In a test's program every instruction looks like the next.
+#![cfg_attr(test, allow(clippy::redundant_closure_for_method_calls))]
+
 mod control;
 mod cpuid;
 mod debug;
@@ -36,6 +41,7 @@ pub(crate) fn lower(instruction: &Instruction, mode: Mode) -> Option<Op> {
         .or_else(|| interrupt::lower(instruction))
         .or_else(|| tables::lower(instruction))
         .or_else(|| control::lower(instruction))
+        .or_else(|| debug::lower(instruction))
         .or_else(|| io::lower(instruction))
         .or_else(|| msr::lower(instruction))
         .or_else(|| cpuid::lower(instruction))

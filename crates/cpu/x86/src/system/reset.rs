@@ -32,3 +32,7 @@ impl Core {
         self.update_mode();
     }
 }
+
+#[cfg(test)]
+#[path = "reset_test.rs"]
+mod tests;

@@ -245,3 +245,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "segments_test.rs"]
+mod tests;

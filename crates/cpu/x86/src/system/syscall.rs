@@ -50,6 +50,7 @@ fn syscall(core: &mut Core, _: &Op) -> Step {
         core.registers[R11] = core.rflags() & !rflags::RF;
         let target = if core.long64 { core.msrs.lstar } else { core.msrs.cstar };
         core.enter_kernel(Segment::flat_code64(selector), target, core.msrs.sfmask);
+        core.entered = core.msrs.sfmask & rflags::TF != 0;
     } else {
         let target = core.msrs.star & 0xffff_ffff;
         core.enter_kernel(Segment::flat_code32(selector), target, rflags::VM | rflags::IF);
@@ -77,6 +78,8 @@ fn sysret<T: Int>(core: &mut Core, _: &Op) -> Step {
         (Segment::flat_code32(selector), core.registers[RCX] & 0xffff_ffff)
     };
     core.set_code(user(code), 3, rip);
+    // Unlike `iret`, which lets the program carry out an instruction first.
+    core.step_at_once();
     Ok(())
 }
 
@@ -167,3 +170,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     op.dst = register_number(i.op0_register());
     Some(op)
 }
+
+#[cfg(test)]
+#[path = "syscall_test.rs"]
+mod tests;

@@ -305,3 +305,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     };
     Some(op)
 }
+
+#[cfg(test)]
+#[path = "tables_test.rs"]
+mod tests;

@@ -193,6 +193,7 @@ impl Core {
         let ext = cause.ext();
         self.cr0 |= cr0::TS;
         self.dr7 &= !LOCAL_BREAKPOINTS;
+        self.update_debug();
         if wide && self.cr0 & cr0::PG != 0 {
             self.cr3 = u64::from(task.cr3);
             self.mmu.switch(0, false);
@@ -293,3 +294,7 @@ impl Core {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "task_test.rs"]
+mod tests;
