@@ -56,9 +56,13 @@ pub(crate) struct Core {
     pub instructions: u64,
     /// Debug conditions met by the current instruction, as bits of `dr6`, for the trap after it.
     pub debug_hits: u64,
+    /// Debug conditions that wait for the instruction after a load of `ss`.
+    pub debug_pending: u64,
+    /// The current instruction has entered a handler: no single step ends with it.
+    pub entered: bool,
     /// A store has hit code that is decoded somewhere: the current block may be stale.
     pub code_changed: bool,
-    /// A data breakpoint or single-step is armed: instructions are carried out one at a time.
+    /// A breakpoint is armed: instructions are carried out one at a time.
     pub debugging: bool,
 
     pub segments: [Segment; 6],
@@ -104,6 +108,8 @@ impl Core {
             exit: None,
             instructions: 0,
             debug_hits: 0,
+            debug_pending: 0,
+            entered: false,
             code_changed: false,
             debugging: false,
             segments: [Segment::default(); 6],
@@ -149,7 +155,9 @@ impl Core {
         self.activity = state.activity;
         self.mmu.flush_all();
         self.cpl = state.cpl();
+        self.debug_pending = 0;
         self.update_mode();
+        self.update_debug();
         self.slow = true;
     }
 

@@ -166,9 +166,8 @@ impl Interpreter {
         let core = &mut self.core;
         let shadows = (core.activity.sti_shadow, core.activity.mov_ss_shadow);
         let stepping = core.system_flags & rflags::TF != 0;
-        core.debug_hits = 0;
         // After a load of `ss` instruction breakpoints wait, too.
-        if !shadows.1 && core.instruction_breakpoint() {
+        if core.begin_instruction(shadows.1) {
             return;
         }
         (core.activity.sti_shadow, core.activity.mov_ss_shadow) = (false, false);
