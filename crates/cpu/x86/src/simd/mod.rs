@@ -7,6 +7,7 @@ mod approximate;
 mod arithmetic;
 mod compare;
 mod convert;
+mod crypto;
 mod float;
 mod form;
 mod insert;
@@ -15,6 +16,7 @@ mod moves;
 mod shift;
 mod shuffle;
 mod soft;
+mod string;
 mod table;
 
 use iced_x86::Instruction;
@@ -36,6 +38,8 @@ pub(crate) fn lower(instruction: &Instruction) -> Option<Op> {
         compare::lower,
         convert::lower,
         approximate::lower,
+        string::lower,
+        crypto::lower,
     ];
     groups.into_iter().find_map(|group| group(instruction))
 }
