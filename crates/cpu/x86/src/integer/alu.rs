@@ -163,3 +163,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[path = "alu_test.rs"]
+mod tests;

@@ -119,7 +119,7 @@ fn scan<const REVERSE: bool, S: Source, T: Int>(core: &mut Core, op: &Op) -> Ste
         core.flags.set(rflags::ZF | rflags::PF);
         return Ok(());
     }
-    let index = if REVERSE { 63 - value.leading_zeros() } else { value.trailing_zeros() };
+    let index = if REVERSE { value.ilog2() } else { value.trailing_zeros() };
     core.set_reg(op.dst, T::new(u64::from(index)));
     // Only ZF is defined; Zen has the parity of the index as well.
     core.flags.set(if index.count_ones().is_multiple_of(2) { rflags::PF } else { 0 });
@@ -215,3 +215,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     };
     Some(with_operands(run, i))
 }
+
+#[cfg(test)]
+#[path = "bits_test.rs"]
+mod tests;

@@ -200,3 +200,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[path = "bmi_test.rs"]
+pub(super) mod tests;

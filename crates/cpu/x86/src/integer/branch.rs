@@ -208,3 +208,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[path = "branch_test.rs"]
+mod tests;

@@ -89,3 +89,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     }
     Some(op)
 }
+
+#[cfg(test)]
+#[path = "decimal_test.rs"]
+mod tests;

@@ -124,3 +124,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     };
     Some(with_operands(run, i))
 }
+
+#[cfg(test)]
+#[path = "exchange_test.rs"]
+mod tests;

@@ -57,7 +57,6 @@ fn salc(core: &mut Core, _: &Op) -> Step {
     Ok(())
 }
 
-#[allow(clippy::unnecessary_wraps)]
 fn nop(_: &mut Core, _: &Op) -> Step {
     Ok(())
 }
@@ -100,3 +99,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     };
     Some(Op::new(run, i))
 }
+
+#[cfg(test)]
+#[path = "flag_test.rs"]
+mod tests;

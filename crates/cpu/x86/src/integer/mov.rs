@@ -231,3 +231,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "mov_test.rs"]
+mod tests;

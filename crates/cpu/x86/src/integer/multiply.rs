@@ -137,3 +137,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     }
     Some(op)
 }
+
+#[cfg(test)]
+#[path = "multiply_test.rs"]
+mod tests;

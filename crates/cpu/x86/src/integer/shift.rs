@@ -275,3 +275,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[path = "shift_test.rs"]
+mod tests;

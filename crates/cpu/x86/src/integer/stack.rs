@@ -196,3 +196,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[path = "stack_test.rs"]
+mod tests;
