@@ -2,7 +2,7 @@
 //! 14.6; volume 3, `mov crn`, `clts`).
 
 use iced_x86::{Code, Instruction};
-use posada_vcpu::x86::{cr0, cr4, efer};
+use posada_vcpu::x86::{cr0, cr4, efer, rflags};
 
 use crate::access::LEAVE;
 use crate::core::{Core, segment};
@@ -61,8 +61,20 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
             Some(op)
         }
         Code::Clts => Some(Op::new(clts, i)),
+        Code::Clac => Some(Op::new(access_check::<false>, i)),
+        Code::Stac => Some(Op::new(access_check::<true>, i)),
         _ => None,
     }
+}
+
+/// `clac` and `stac`: RFLAGS.AC, by which the supervisor reaches user pages in spite of SMAP.
+fn access_check<const SET: bool>(core: &mut Core, _: &Op) -> Step {
+    if core.cpl != 0 {
+        return Err(core.ud());
+    }
+    let others = core.system_flags & !rflags::AC;
+    core.set_system_flags(others | if SET { rflags::AC } else { 0 });
+    Ok(())
 }
 
 /// Those that exist; the others are `#UD`.
