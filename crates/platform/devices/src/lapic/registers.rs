@@ -21,44 +21,44 @@ pub(super) const DELIVERY_STATUS: u32 = 1 << 12;
 
 /// Registers by offset in the page divided by 16, which is also the MSR number less 0x800.
 pub(super) mod register {
-    pub(in super::super) const ID: u32 = 0x02;
-    pub(in super::super) const VERSION: u32 = 0x03;
-    pub(in super::super) const TPR: u32 = 0x08;
-    pub(in super::super) const APR: u32 = 0x09;
-    pub(in super::super) const PPR: u32 = 0x0a;
-    pub(in super::super) const EOI: u32 = 0x0b;
-    pub(in super::super) const RRD: u32 = 0x0c;
-    pub(in super::super) const LDR: u32 = 0x0d;
-    pub(in super::super) const DFR: u32 = 0x0e;
-    pub(in super::super) const SVR: u32 = 0x0f;
-    pub(in super::super) const ISR: u32 = 0x10;
-    pub(in super::super) const ISR_LAST: u32 = 0x17;
-    pub(in super::super) const TMR: u32 = 0x18;
-    pub(in super::super) const TMR_LAST: u32 = 0x1f;
-    pub(in super::super) const IRR: u32 = 0x20;
-    pub(in super::super) const IRR_LAST: u32 = 0x27;
-    pub(in super::super) const ESR: u32 = 0x28;
-    pub(in super::super) const ICR: u32 = 0x30;
-    pub(in super::super) const ICR_HIGH: u32 = 0x31;
-    pub(in super::super) const LVT_TIMER: u32 = 0x32;
-    pub(in super::super) const LVT_LAST: u32 = 0x37;
-    pub(in super::super) const INITIAL_COUNT: u32 = 0x38;
-    pub(in super::super) const CURRENT_COUNT: u32 = 0x39;
-    pub(in super::super) const DIVIDE: u32 = 0x3e;
-    pub(in super::super) const SELF_IPI: u32 = 0x3f;
+    pub(crate) const ID: u32 = 0x02;
+    pub(crate) const VERSION: u32 = 0x03;
+    pub(crate) const TPR: u32 = 0x08;
+    pub(crate) const APR: u32 = 0x09;
+    pub(crate) const PPR: u32 = 0x0a;
+    pub(crate) const EOI: u32 = 0x0b;
+    pub(crate) const RRD: u32 = 0x0c;
+    pub(crate) const LDR: u32 = 0x0d;
+    pub(crate) const DFR: u32 = 0x0e;
+    pub(crate) const SVR: u32 = 0x0f;
+    pub(crate) const ISR: u32 = 0x10;
+    pub(crate) const ISR_LAST: u32 = 0x17;
+    pub(crate) const TMR: u32 = 0x18;
+    pub(crate) const TMR_LAST: u32 = 0x1f;
+    pub(crate) const IRR: u32 = 0x20;
+    pub(crate) const IRR_LAST: u32 = 0x27;
+    pub(crate) const ESR: u32 = 0x28;
+    pub(crate) const ICR: u32 = 0x30;
+    pub(crate) const ICR_HIGH: u32 = 0x31;
+    pub(crate) const LVT_TIMER: u32 = 0x32;
+    pub(crate) const LVT_LAST: u32 = 0x37;
+    pub(crate) const INITIAL_COUNT: u32 = 0x38;
+    pub(crate) const CURRENT_COUNT: u32 = 0x39;
+    pub(crate) const DIVIDE: u32 = 0x3e;
+    pub(crate) const SELF_IPI: u32 = 0x3f;
 }
 
 /// Index of an entry in the local vector table, in the order of its registers.
 pub(super) mod lvt {
-    pub(in super::super) const TIMER: usize = 0;
-    pub(in super::super) const LINT0: usize = 3;
-    pub(in super::super) const LINT1: usize = 4;
-    pub(in super::super) const ERROR: usize = 5;
+    pub(crate) const TIMER: usize = 0;
+    pub(crate) const LINT0: usize = 3;
+    pub(crate) const LINT1: usize = 4;
+    pub(crate) const ERROR: usize = 5;
     /// Bits of each entry that software may set.
-    pub(in super::super) const WRITABLE: [u32; 6] =
+    pub(crate) const WRITABLE: [u32; 6] =
         [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
     /// Bits that exist but are read-only: delivery status, and remote IRR of the LINT pins.
-    pub(in super::super) const READ_ONLY: [u32; 6] = [0x1000, 0x1000, 0x1000, 0x5000, 0x5000, 0x1000];
+    pub(crate) const READ_ONLY: [u32; 6] = [0x1000, 0x1000, 0x1000, 0x5000, 0x5000, 0x1000];
 }
 
 /// A set of vectors: eight registers of 32.
