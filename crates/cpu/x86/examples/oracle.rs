@@ -65,7 +65,8 @@ fn print(summary: &Summary) {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = options()?;
-    let only = |code| options.only.is_empty() || format!("{code:?}").to_lowercase().starts_with(&options.only);
+    let only =
+        |code| options.only.is_empty() || format!("{code:?}").to_lowercase().starts_with(&options.only);
     let mut seed = options.seed.unwrap_or(1);
     loop {
         let generator = Generator::new(seed, only);

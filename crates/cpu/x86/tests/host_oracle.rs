@@ -22,7 +22,10 @@ fn random_instructions_end_as_they_do_natively() {
     let generator = Generator::new(1, |_| true);
     let summary = run::run(&generator, 0..CASES, &interpreter()).expect("a child process can be traced");
     for failure in summary.failures.iter().take(20) {
-        println!("{} such cases, the first is number {}:\n{}", failure.count, failure.first.0, failure.first.1);
+        println!(
+            "{} such cases, the first is number {}:\n{}",
+            failure.count, failure.first.0, failure.first.1
+        );
     }
     println!("{} cases, {} failed, {} forms", summary.cases, summary.failed, summary.coverage.covered());
     assert_eq!(summary.failed, 0, "the interpreter and this machine's processor differ");

@@ -17,7 +17,8 @@ pub struct Difference {
 }
 
 const GPR: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 const SEGMENTS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 const FLAGS: [(&str, u64); 16] = [
@@ -288,7 +289,8 @@ fn inputs(case: &Case) -> String {
     let mmx = info.used_registers().iter().any(|used| used.register().is_mm());
     if name.starts_with('F') || mmx || name == "Wait" || name == "Emms" {
         let x = &b.x87;
-        let _ = write!(out, " x87: control={:#x} status={:#x} occupied={:#x}", x.control, x.status, x.occupied);
+        let _ =
+            write!(out, " x87: control={:#x} status={:#x} occupied={:#x}", x.control, x.status, x.occupied);
         for (n, r) in x.registers.iter().enumerate() {
             let _ = write!(out, " r{n}={:04x}_{:016x}", r.sign_exponent, r.significand);
         }
@@ -310,7 +312,9 @@ fn inputs(case: &Case) -> String {
         let Some(address) = address else { continue };
         let size = used.memory_size().size().clamp(1, 32);
         let bytes: Option<Vec<String>> = (0..size as u64)
-            .map(|n| Memory::index(address.wrapping_add(n)).map(|index| format!("{:02x}", case.memory.0[index])))
+            .map(|n| {
+                Memory::index(address.wrapping_add(n)).map(|index| format!("{:02x}", case.memory.0[index]))
+            })
             .collect();
         let _ = writeln!(
             out,

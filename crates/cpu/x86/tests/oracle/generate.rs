@@ -2,8 +2,8 @@
 
 use fastrand::Rng;
 use iced_x86::{
-    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, EncodingKind, Instruction, Mnemonic, OpCodeOperandKind,
-    OpKind, Register,
+    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, EncodingKind, Instruction, Mnemonic,
+    OpCodeOperandKind, OpKind, Register,
 };
 use posada_vcpu::x86::rflags;
 
@@ -111,7 +111,8 @@ impl Generator {
         let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index);
         let wide = !index.is_multiple_of(3);
         let (bits, forms) = if wide { (64, &self.forms[0]) } else { (32, &self.forms[1]) };
-        let code = *forms.get((index / 3 * if wide { 2 } else { 1 } + index % 3 / 2) as usize % forms.len().max(1))?;
+        let code = *forms
+            .get((index / 3 * if wide { 2 } else { 1 } + index % 3 / 2) as usize % forms.len().max(1))?;
         self.case_of(code, bits, &mut rng)
     }
 
@@ -130,6 +131,7 @@ impl Generator {
         if !is_fit(&instruction, bits) {
             return None;
         }
+        bytes.truncate(instruction.len());
         let lanes = lanes(&instruction);
         let mut before = registers(rng, bits, start, lanes);
         let mut memory = values::memory(rng);
@@ -210,8 +212,12 @@ fn lanes(i: &Instruction) -> Lanes {
     let name = format!("{:?}", i.mnemonic()).to_lowercase();
     let integer = name.starts_with('p') || name.starts_with("mov") || name.starts_with("aes");
     match () {
-        () if name.starts_with("cvtss") || name.starts_with("cvtps") || name.starts_with("cvttss") => Lanes::Float32,
-        () if name.starts_with("cvtsd") || name.starts_with("cvtpd") || name.starts_with("cvttsd") => Lanes::Float64,
+        () if name.starts_with("cvtss") || name.starts_with("cvtps") || name.starts_with("cvttss") => {
+            Lanes::Float32
+        }
+        () if name.starts_with("cvtsd") || name.starts_with("cvtpd") || name.starts_with("cvttsd") => {
+            Lanes::Float64
+        }
         () if name.starts_with("cvttps") => Lanes::Float32,
         () if name.starts_with("cvttpd") => Lanes::Float64,
         () if integer => Lanes::Integer,
@@ -312,8 +318,26 @@ impl Encoding<'_> {
         match size {
             8 if self.bits == 64 => {
                 let low = [
-                    R::AL, R::CL, R::DL, R::BL, R::SPL, R::BPL, R::SIL, R::DIL, R::R8L, R::R9L, R::R10L, R::R11L,
-                    R::R12L, R::R13L, R::R14L, R::R15L, R::AH, R::CH, R::DH, R::BH,
+                    R::AL,
+                    R::CL,
+                    R::DL,
+                    R::BL,
+                    R::SPL,
+                    R::BPL,
+                    R::SIL,
+                    R::DIL,
+                    R::R8L,
+                    R::R9L,
+                    R::R10L,
+                    R::R11L,
+                    R::R12L,
+                    R::R13L,
+                    R::R14L,
+                    R::R15L,
+                    R::AH,
+                    R::CH,
+                    R::DH,
+                    R::BH,
                 ];
                 pick(rng, &low)
             }
@@ -392,7 +416,16 @@ impl Encoding<'_> {
         };
         match kind {
             K::imm8 => {
-                i.set_op_kind(n, if n > 0 && i.op_kind(n - 1) == OpKind::Immediate16 || n > 0 && i.op_kind(n - 1) == OpKind::Immediate8 { OpKind::Immediate8_2nd } else { OpKind::Immediate8 });
+                i.set_op_kind(
+                    n,
+                    if n > 0 && i.op_kind(n - 1) == OpKind::Immediate16
+                        || n > 0 && i.op_kind(n - 1) == OpKind::Immediate8
+                    {
+                        OpKind::Immediate8_2nd
+                    } else {
+                        OpKind::Immediate8
+                    },
+                );
                 if i.op_kind(n) == OpKind::Immediate8_2nd {
                     i.set_immediate8_2nd(value as u8);
                 } else {
@@ -464,7 +497,8 @@ impl Encoding<'_> {
                 }
             }
             K::mem_offs => {
-                let size = if self.bits == 64 { pick(self.rng, &[8, 8, 4]) } else { pick(self.rng, &[4, 4, 4, 2]) };
+                let size =
+                    if self.bits == 64 { pick(self.rng, &[8, 8, 4]) } else { pick(self.rng, &[4, 4, 4, 2]) };
                 let target = operands::target(self.rng, 8);
                 let target = if size == 8 { target } else { target & (u64::MAX >> (64 - size * 8)) };
                 i.set_op_kind(n, OpKind::Memory);
@@ -577,4 +611,3 @@ impl Encoding<'_> {
 fn rand_small(code: Code) -> bool {
     matches!(code.mnemonic(), Mnemonic::Ret | Mnemonic::Retf | Mnemonic::Enter)
 }
-

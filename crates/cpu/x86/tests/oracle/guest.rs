@@ -9,7 +9,9 @@ use posada_memory::{Gpa, GuestRam};
 use posada_vcpu::x86::{Segment, State, Table, cr0, cr4, efer, gpr};
 use posada_vcpu::{Attention, Bus, Clock, Connections, Error, Exit, NoInterrupts, Vcpu};
 
-use super::{CODE, CONSTANTS, Case, DATA, End, MEMORY, Memory, Outcome, PAGE, Region, Registers, Rights, STACK};
+use super::{
+    CODE, CONSTANTS, Case, DATA, End, MEMORY, Memory, Outcome, PAGE, Region, Registers, Rights, STACK,
+};
 
 /// Where the guest's own memory is mapped: its physical addresses follow from here.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
@@ -88,6 +90,8 @@ impl Guest {
             self.put(GDT + n as u64 * 8, descriptor);
         }
         self.put(TSS + 4, KERNEL + KERNEL_STACK);
+        // No port is a program's.
+        self.ram.store((TSS + 0x66) as usize, 0x68_u16);
         for vector in 0..256 {
             const HLT: u8 = 0xf4;
             let handler = HANDLERS + vector * HANDLER;
@@ -95,13 +99,15 @@ impl Guest {
             // Programs may ask for a breakpoint and for an overflow exception.
             let dpl = if vector == 3 || vector == 4 { 3 } else { 0 };
             let offset = KERNEL + handler;
-            let gate = offset & 0xffff | 0x10 << 16 | (0x8e00 | dpl << 13) << 32 | (offset & 0xffff_0000) << 32;
+            let gate =
+                offset & 0xffff | 0x10 << 16 | (0x8e00 | dpl << 13) << 32 | (offset & 0xffff_0000) << 32;
             self.put(IDT + vector * 16, gate);
             self.put(IDT + vector * 16 + 8, offset >> 32);
         }
         // Present, writable, user.
         const TABLE: u64 = 7;
-        let [top, upper, directory, kernel_upper, kernel_directory] = [0, 1, 2, 3, 4].map(|n| TABLES + n * PAGE);
+        let [top, upper, directory, kernel_upper, kernel_directory] =
+            [0, 1, 2, 3, 4].map(|n| TABLES + n * PAGE);
         self.put(top, upper | TABLE);
         self.put(top + (KERNEL >> 39 & 511) * 8, kernel_upper | 3);
         self.put(kernel_upper, kernel_directory | 3);
@@ -254,6 +260,7 @@ fn base_state() -> State {
     state.msrs.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
     state.gdtr = Table { base: KERNEL + GDT, limit: (DESCRIPTOR_BYTES - 1) as u16 };
     state.idtr = Table { base: KERNEL + IDT, limit: 0xfff };
+    state.segments.ldtr = Segment::default();
     state.segments.tr = Segment { selector: 0x40, base: KERNEL + TSS, limit: 0x67, attributes: 0x8b };
     state
 }

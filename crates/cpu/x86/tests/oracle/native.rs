@@ -73,7 +73,8 @@ impl Native {
 
     /// Replaces everything that the child has mapped by what cases need.
     fn settle(&mut self) -> io::Result<()> {
-        const SYSCALL: [u8; 8] = [0x0f, 0x05, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT];
+        const SYSCALL: [u8; 8] =
+            [0x0f, 0x05, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT];
         // Somewhere in a code page: it is not needed any more.
         self.write_word(self.registers.rip, i64::from_le_bytes(SYSCALL))?;
         let trampoline = Region { start: TRAMPOLINE, size: 0x1000, rights: Rights::Execute };

@@ -50,8 +50,8 @@ pub fn any_selector(rng: &mut Rng) -> u16 {
     pick(
         rng,
         &[
-            0, 1, 3, 0x08, 0x10, 0x13, 0x18, 0x1b, 0x20, 0x23, 0x23, 0x28, 0x2b, 0x2b, 0x2b, 0x33, 0x40, 0x43, 0x04,
-            0x0f, 0x80, 0x88, 0x1230, 0xffff,
+            0, 1, 3, 0x08, 0x10, 0x13, 0x18, 0x1b, 0x20, 0x23, 0x23, 0x28, 0x2b, 0x2b, 0x2b, 0x33, 0x40,
+            0x43, 0x04, 0x0f, 0x80, 0x88, 0x1230, 0xffff,
         ],
     )
 }
@@ -127,11 +127,13 @@ impl Placing<'_> {
                 }
             }
             M::Enter | M::Leave => {
-                g[gpr::RBP] = if chance(rng, 90) { STACK.start + rng.u64(0x100..0xf00) } else { target(rng, 8) };
+                g[gpr::RBP] =
+                    if chance(rng, 90) { STACK.start + rng.u64(0x100..0xf00) } else { target(rng, 8) };
             }
             M::Lar | M::Lsl | M::Verr | M::Verw | M::Mov => {
                 let source = if self.i.op_count() > 1 { 1 } else { 0 };
-                let to_segment = self.i.op0_kind() == OpKind::Register && self.i.op0_register().is_segment_register();
+                let to_segment =
+                    self.i.op0_kind() == OpKind::Register && self.i.op0_register().is_segment_register();
                 if (to_segment || self.i.mnemonic() != M::Mov) && self.i.op_kind(source) == OpKind::Register {
                     let register = self.i.op_register(source);
                     if register.is_gpr() {
@@ -175,7 +177,8 @@ impl Placing<'_> {
         let (base, index) = (i.memory_base(), i.memory_index());
         if i.mnemonic() == Mnemonic::Xlatb {
             let address = target(self.rng, 1);
-            let value = address.wrapping_sub(self.before.gpr[gpr::RAX] & 0xff).wrapping_sub(self.segment_base());
+            let value =
+                address.wrapping_sub(self.before.gpr[gpr::RAX] & 0xff).wrapping_sub(self.segment_base());
             self.set_register(base, value);
             return Some(address);
         }
@@ -194,7 +197,9 @@ impl Placing<'_> {
         if base == Register::None {
             let count = rest / scale;
             self.set_register(index, count);
-            address = (count.wrapping_mul(scale)).wrapping_add(i.memory_displacement64()).wrapping_add(self.segment_base());
+            address = (count.wrapping_mul(scale))
+                .wrapping_add(i.memory_displacement64())
+                .wrapping_add(self.segment_base());
         } else if index == Register::None {
             self.set_register(base, rest);
         } else if base == index {
@@ -296,7 +301,9 @@ impl Placing<'_> {
                 }
                 digits
             }
-            _ if size == 16 => values::vector(rng, lanes).iter().flat_map(|half| half.to_le_bytes()).collect(),
+            _ if size == 16 => {
+                values::vector(rng, lanes).iter().flat_map(|half| half.to_le_bytes()).collect()
+            }
             _ => values::integer(rng).to_le_bytes().to_vec(),
         };
         let mut bytes = bytes;

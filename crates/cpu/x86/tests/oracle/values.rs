@@ -106,9 +106,10 @@ pub fn float80(rng: &mut Rng) -> X87Register {
             (0x3fff + 63 - shift as u16 - u16::from(rng.bool()), value << shift)
         }
         // About as large as the integer formats hold.
-        13 => {
-            (0x3fff + pick(rng, &[14, 15, 30, 31, 62, 63]), pick(rng, &[INTEGER_BIT, u64::MAX, random]) | INTEGER_BIT)
-        }
+        13 => (
+            0x3fff + pick(rng, &[14, 15, 30, 31, 62, 63]),
+            pick(rng, &[INTEGER_BIT, u64::MAX, random]) | INTEGER_BIT,
+        ),
         // About as large and as small as double and single precision hold.
         14 => (0x3fff + pick(rng, &[127, 128, 1023, 1024]), random | INTEGER_BIT),
         15 => (0x3fff - pick(rng, &[126, 127, 149, 1022, 1023, 1074]), random | INTEGER_BIT),
