@@ -105,16 +105,16 @@ impl Core {
         let at = if let Some(at) = self.mmu.find_write(linear, T::BYTES) {
             at
         } else {
-                self.probe(number, linear, T::BYTES, Access::Write)?;
-                match self.place(number, linear, Access::Write)? {
-                    Place::Ram(at) if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 => at,
-                    // A device, or two pages that need not be neighbours in RAM: no host lock covers them.
-                    _ => {
-                        let old = self.read_slow(number, linear)?;
-                        self.write_slow(number, linear, change(old))?;
-                        return Ok(old);
-                    }
+            self.probe(number, linear, T::BYTES, Access::Write)?;
+            match self.place(number, linear, Access::Write)? {
+                Place::Ram(at) if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 => at,
+                // A device, or two pages that need not be neighbours in RAM: no host lock covers them.
+                _ => {
+                    let old = self.read_slow(number, linear)?;
+                    self.write_slow(number, linear, change(old))?;
+                    return Ok(old);
                 }
+            }
         };
         let (old, code) = self.connections.ram.update(at, change);
         if code {
@@ -339,7 +339,20 @@ impl Core {
 
     /// Reads a system structure (descriptor table, TSS) at a linear address, with the supervisor's rights
     /// whatever the CPL.
+    #[inline]
     pub(crate) fn read_system<T: Int>(&mut self, linear: u64) -> Step<T> {
+        // What the buffer knows in a supervisor's view is canonical.
+        if !self.mmu.user
+            && self.long_active()
+            && let Some(at) = self.mmu.find_read(linear, T::BYTES)
+        {
+            return Ok(self.connections.ram.load(at));
+        }
+        self.read_system_slow(linear)
+    }
+
+    #[cold]
+    fn read_system_slow<T: Int>(&mut self, linear: u64) -> Step<T> {
         let mut bytes = [0; 8];
         let place = self.system_place(linear, Access::Read)?;
         if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 {

@@ -50,6 +50,8 @@ pub(crate) struct Core {
     pub fault: Exception,
     /// Something besides instructions waits: shadows, single-stepping, NMI, an inactive processor, an exit.
     pub slow: bool,
+    /// The interrupt source may have something: it has called, and not answered since that there is nothing.
+    pub interrupts_wait: bool,
     /// What [`posada_vcpu::Vcpu::run`] shall return, when the current instruction is over.
     pub exit: Option<Exit>,
     /// Instructions carried out.
@@ -105,6 +107,7 @@ impl Core {
             long64: false,
             fault: Exception { vector: 0, error: None, address: 0 },
             slow: false,
+            interrupts_wait: true,
             exit: None,
             instructions: 0,
             debug_hits: 0,
@@ -158,7 +161,7 @@ impl Core {
         self.debug_pending = 0;
         self.update_mode();
         self.update_debug();
-        self.slow = true;
+        (self.slow, self.interrupts_wait) = (true, true);
     }
 
     /// The whole architectural state.
@@ -239,10 +242,9 @@ impl Core {
     pub(crate) fn set_system_flags(&mut self, value: u64) {
         let changed = self.system_flags ^ value;
         self.system_flags = value;
-        if changed & (rflags::TF | rflags::IF | rflags::RF) != 0 {
-            // An interrupt may wait for IF; a trap for TF.
-            self.slow = true;
-        }
+        // An interrupt may wait for IF; a trap for TF.
+        let set = changed & value;
+        self.slow |= set & (rflags::TF | rflags::RF) != 0 || set & rflags::IF != 0 && self.interrupts_wait;
         if changed & (rflags::AC | rflags::VM) != 0 {
             self.update_access();
         }

@@ -117,14 +117,17 @@ impl Interpreter {
         if core.activity.running == Running::Shutdown {
             return Some(Exit::Shutdown);
         }
-        let attention = core.connections.attention.clone();
-        if attention.take_kick() {
-            core.slow = true;
-            return Some(Exit::Kicked);
+        if core.connections.attention.is_raised() {
+            if core.connections.attention.take_kick() {
+                core.slow = true;
+                return Some(Exit::Kicked);
+            }
+            core.interrupts_wait |= core.connections.attention.take_interrupt();
         }
-        attention.take_interrupt();
         core.slow = false;
-        while let Some(event) = core.connections.interrupts.take_event() {
+        while core.interrupts_wait
+            && let Some(event) = core.connections.interrupts.take_event()
+        {
             match event {
                 Event::Nmi => core.activity.nmi_pending = true,
                 Event::Init => core.init(),
@@ -145,12 +148,14 @@ impl Interpreter {
             core.deliver_nmi();
             return None;
         }
-        if core.system_flags & rflags::IF != 0
-            && let Some(vector) = core.connections.interrupts.acknowledge()
-        {
-            core.deliver_external(vector);
-            core.slow |= core.connections.interrupts.pending();
-            return None;
+        if core.interrupts_wait && core.system_flags & rflags::IF != 0 {
+            if let Some(vector) = core.connections.interrupts.acknowledge() {
+                core.deliver_external(vector);
+                core.interrupts_wait = core.connections.interrupts.pending();
+                core.slow |= core.interrupts_wait;
+                return None;
+            }
+            core.interrupts_wait = false;
         }
         if core.activity.running == Running::Halted {
             core.slow = true;

@@ -116,7 +116,7 @@ fn write_control(core: &mut Core, op: &Op) -> Step {
                 return Err(core.gp(0));
             }
             core.connections.interrupts.set_cr8(value as u8);
-            core.slow = true;
+            (core.slow, core.interrupts_wait) = (true, true);
             LEAVE
         }
     }

@@ -101,6 +101,11 @@ impl Core {
     /// Delivers an event, or the exception that comes of trying, or the double fault that comes of that; or
     /// shuts down.
     fn deliver_at_all_costs(&mut self, mut event: Event) {
+        tracing::trace!(
+            target: "cpu",
+            "vector {} error {:x?} at {:04x}:{:x} cr2 {:x}",
+            event.vector, event.error, self.segments[1].selector, self.rip(), self.cr2
+        );
         while self.deliver(&event).is_err() {
             let next = Event::exception(self.fault);
             if next.vector == vector::PF {

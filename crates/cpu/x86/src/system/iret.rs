@@ -73,16 +73,29 @@ impl Core {
         Ok(())
     }
 
+    /// What `iret` pops in 64-bit mode.
+    #[inline]
+    fn peek_long_frame<T: Int>(&mut self) -> Step<[u64; 5]> {
+        let mut frame = [0; 5];
+        if let Some(at) = self.mmu.find_read(self.registers[4], 5 * T::BYTES) {
+            for (value, at) in frame.iter_mut().zip((at..).step_by(T::BYTES as usize)) {
+                *value = self.connections.ram.load::<T>(at).zext();
+            }
+            return Ok(frame);
+        }
+        for (value, depth) in frame.iter_mut().zip((0..).step_by(T::BYTES as usize)) {
+            *value = self.peek::<T>(depth)?.zext();
+        }
+        Ok(frame)
+    }
+
     /// In 64-bit mode, where the stack pointer is always popped.
     fn iret_long<T: Int>(&mut self) -> Step {
         if self.system_flags & rflags::NT != 0 {
             return Err(self.gp(0));
         }
-        let rip = self.peek::<T>(0)?.zext();
-        let selector = self.peek::<T>(T::BYTES)?.zext() as u16;
-        let image = self.peek::<T>(2 * T::BYTES)?.zext();
-        let pointer = self.peek::<T>(3 * T::BYTES)?.zext();
-        let stack_selector = self.peek::<T>(4 * T::BYTES)?.zext() as u16;
+        let [rip, selector, image, pointer, stack_selector] = self.peek_long_frame::<T>()?;
+        let (selector, stack_selector) = (selector as u16, stack_selector as u16);
         let code = self.return_code(selector)?;
         self.check_target(&code, rip)?;
         let cpl = rpl(selector);

@@ -239,7 +239,7 @@ impl Core {
         match number {
             msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC..=msr::X2APIC_LAST => {
                 self.connections.interrupts.write_msr(number, value).ok()?;
-                self.slow = true;
+                (self.slow, self.interrupts_wait) = (true, true);
             }
             msr::TSC => {
                 let change = value.wrapping_sub(self.tsc());

@@ -32,10 +32,6 @@ impl Core {
         if self.uses_descriptors() { Ok(()) } else { Err(self.ud()) }
     }
 
-    fn needs_privilege(&mut self) -> Step {
-        if self.cpl == 0 { Ok(()) } else { Err(self.gp(0)) }
-    }
-
     /// User-mode instruction prevention.
     fn umip(&mut self) -> Step {
         if self.cpl != 0 && self.cr4 & cr4::UMIP != 0 { Err(self.gp(0)) } else { Ok(()) }
@@ -82,7 +78,7 @@ impl Core {
 
 fn lldt<const MEMORY: bool>(core: &mut Core, op: &Op) -> Step {
     core.needs_descriptors()?;
-    core.needs_privilege()?;
+    core.need_ring_0()?;
     let selector = selector::<MEMORY>(core, op)?;
     core.ldtr = if is_null(selector) {
         Segment { selector, ..Segment::default() }
@@ -94,7 +90,7 @@ fn lldt<const MEMORY: bool>(core: &mut Core, op: &Op) -> Step {
 
 fn ltr<const MEMORY: bool>(core: &mut Core, op: &Op) -> Step {
     core.needs_descriptors()?;
-    core.needs_privilege()?;
+    core.need_ring_0()?;
     let selector = selector::<MEMORY>(core, op)?;
     if is_null(selector) {
         return Err(core.gp(0));
@@ -126,7 +122,7 @@ fn smsw<const MEMORY: bool>(core: &mut Core, op: &Op) -> Step {
 
 /// The low four bits of `cr0`; PE can be set, but not cleared.
 fn lmsw<const MEMORY: bool>(core: &mut Core, op: &Op) -> Step {
-    core.needs_privilege()?;
+    core.need_ring_0()?;
     let value = u64::from(selector::<MEMORY>(core, op)?);
     let kept = core.cr0 & !(cr0::MP | cr0::EM | cr0::TS);
     core.write_cr0(kept | value & (cr0::PE | cr0::MP | cr0::EM | cr0::TS))
@@ -152,7 +148,7 @@ fn store_table(core: &mut Core, op: &Op, table: Table) -> Step {
 }
 
 fn load_table(core: &mut Core, op: &Op) -> Step<Table> {
-    core.needs_privilege()?;
+    core.need_ring_0()?;
     let (size, mask) = base_size(op);
     let mut bytes = [0; 10];
     let offset = op.address(core);
