@@ -11,6 +11,7 @@ mod bmi;
 mod branch;
 mod decimal;
 mod exchange;
+mod fence;
 mod flag;
 mod mov;
 mod multiply;
@@ -35,6 +36,7 @@ pub(crate) fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Opt
         .or_else(|| stack::lower(instruction))
         .or_else(|| shift::lower(instruction))
         .or_else(|| exchange::lower(instruction))
+        .or_else(|| fence::lower(instruction))
         .or_else(|| multiply::lower(instruction))
         .or_else(|| string::lower(instruction))
         .or_else(|| bits::lower(instruction))
