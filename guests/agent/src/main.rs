@@ -110,12 +110,11 @@ fn spawn(session: &Session) -> sys::Result<Command> {
         sys::exit(127);
     }
     let _ = sys::close(report);
-    if !matches!(session.terminal, Terminal::Device(_)) {
-        // A pseudo-terminal's slave is all three.
-        for at in 0..3 {
-            if at == 0 || theirs[at] != theirs[at - 1] {
-                let _ = sys::close(theirs[at]);
-            }
+    // A pseudo-terminal's slave stays open here as well: with its last descriptor the terminal would hang up, on a
+    // command that closes its streams before it ends.
+    if matches!(session.terminal, Terminal::None) {
+        for fd in theirs {
+            let _ = sys::close(fd);
         }
     }
     let mut number = [0; 4];

@@ -166,7 +166,7 @@ impl Relay {
             Err(Errno::AGAIN) if self.status.is_none() => {}
             // Cannot be here, with every signal at its default; a retry costs nothing.
             Err(Errno::INTR) => return true,
-            // End of file; EIO from a terminal that the last process has closed; or nothing left of an ended command.
+            // End of file, or nothing left of an ended command.
             _ => self.close_output(at),
         }
         false

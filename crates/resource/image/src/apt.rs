@@ -180,7 +180,8 @@ impl Apt {
         arguments.extend(packages.iter().map(String::as_str));
         let mut done = 0;
         let answer = self.run(&self.get, &arguments, Some(folder), &mut |percent| {
-            let now = (total as f64 * percent / 100.0) as u64;
+            // In thousandths of a percent, for whole numbers.
+            let now = total.saturating_mul((percent * 1000.0) as u64) / 100_000;
             progress.advance(now.saturating_sub(done));
             done = done.max(now);
         })?;
@@ -350,7 +351,7 @@ fn parse_uris(text: &str) -> Vec<Download> {
 }
 
 fn indented(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n  {line}")).collect()
+    lines.iter().flat_map(|line| ["\n  ", line]).collect()
 }
 
 #[cfg(test)]

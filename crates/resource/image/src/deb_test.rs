@@ -73,7 +73,7 @@ fn a_file_that_is_no_package_is_refused() {
 #[test]
 fn a_cut_off_package_is_refused() {
     let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
-    xz.write_all(&tar(&[("./boot/vmlinuz", &[7; 100_000])])).unwrap();
+    xz.write_all(&tar(&[("./boot/vmlinuz", &vec![7; 100_000])])).unwrap();
     let package = package(".xz", &xz.finish().unwrap());
     let length = package.as_file().metadata().unwrap().len();
     for keep in [10, 70, 100, length / 2, length - 20] {

@@ -48,6 +48,9 @@ const MODULES: &[&str] = &[
     "kvm_amd", "kvm_intel", "msr", "cpuid",
 ];
 
+/// Modules above this many bytes are compressed; modprobe decompresses them in the guest.
+const LARGE_MODULE: usize = 768 << 10;
+
 /// The recipe.
 pub(crate) struct Debian;
 
@@ -168,7 +171,8 @@ impl Contents {
         let busybox = self.busybox.ok_or_else(|| missing("busybox"))?;
         let applets = applets(&busybox, staging.scratch());
         let all = self.modules.len();
-        let modules = self.modules.select(MODULES);
+        let mut modules = self.modules.select(MODULES);
+        modules.compress(LARGE_MODULE).map_err(Error::io("compress the modules of", packages))?;
         tracing::info!(release, all, chosen = modules.len(), applets = applets.len(), "making the initramfs");
 
         staging.file(KERNEL, |out| out.write_all(&kernel))?;
@@ -210,7 +214,19 @@ fn applets(busybox: &[u8], scratch: &Path) -> Vec<String> {
     let ask = || -> io::Result<Vec<u8>> {
         fs::write(&program, busybox)?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-        let output = Command::new(&program).arg("--list-full").stdin(Stdio::null()).output()?;
+        let mut command = Command::new(&program);
+        command.arg("--list-full").stdin(Stdio::null());
+        let mut tries = 0;
+        let output = loop {
+            match command.output() {
+                // Another thread that starts a program has, until it does, a copy of our descriptor for writing.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 100 => {
+                    tries += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                output => break output?,
+            }
+        };
         if output.status.success() {
             Ok(output.stdout)
         } else {

@@ -51,3 +51,7 @@ pub(crate) fn archive(hostname: &str, session: &Session) -> Result<Vec<u8>, Sess
     };
     Ok(write().expect("writing to memory does not fail"))
 }
+
+#[cfg(test)]
+#[path = "guest_test.rs"]
+mod tests;

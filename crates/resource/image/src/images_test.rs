@@ -1,1 +1,146 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::*;
+use crate::cache::{Made, Package, Staging};
+use crate::progress::Silent;
+
+/// Makes an image of a few bytes, and counts how often.
+#[derive(Default)]
+struct Counting {
+    made: AtomicUsize,
+    fails: bool,
+}
+
+impl Recipe for Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn make(&self, staging: &mut Staging, progress: &mut dyn Progress) -> Result<Made> {
+        progress.stage("Counting", None);
+        let number = self.made.fetch_add(1, Ordering::SeqCst);
+        staging.file(KERNEL, |out| out.write_all(b"kernel"))?;
+        if self.fails {
+            return Err(Error::NoPackage { package: "linux".into(), said: String::new() });
+        }
+        staging.file(INITRD, |out| out.write_all(b"base"))?;
+        // Slow enough that others come meanwhile.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let version = format!("1.{number}");
+        let package = Package { name: "linux".into(), version: version.clone(), sha256: String::new() };
+        Ok(Made { name: self.name().to_owned(), version, packages: vec![package] })
+    }
+}
+
+fn images() -> (tempfile::TempDir, Images) {
+    let folder = tempfile::tempdir().unwrap();
+    let images = Images::at(folder.path());
+    (folder, images)
+}
+
+#[test]
+fn an_image_is_made_once_and_found_from_then_on() {
+    let (_folder, images) = images();
+    let recipe = Counting::default();
+    let first = images.get_from(&recipe, &mut Silent).unwrap();
+    let second = images.get_from(&recipe, &mut Silent).unwrap();
+    assert_eq!(first, second);
+    assert_eq!(recipe.made.load(Ordering::SeqCst), 1);
+    assert_eq!(fs::read(first.kernel()).unwrap(), b"kernel");
+    first.verify().unwrap();
+}
+
+#[test]
+fn many_at_once_make_it_once() {
+    let (_folder, images) = images();
+    let recipe = Counting::default();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| images.get_from(&recipe, &mut Silent).unwrap());
+        }
+    });
+    assert_eq!(recipe.made.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_failure_is_told_caches_nothing_and_is_tried_again() {
+    let (_folder, images) = images();
+    let failing = Counting { fails: true, ..Counting::default() };
+    assert!(images.get_from(&failing, &mut Silent).is_err());
+    assert!(images.list().unwrap().is_empty());
+    assert!(images.get_from(&failing, &mut Silent).is_err());
+    assert_eq!(failing.made.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_damaged_image_is_made_again() {
+    let (_folder, images) = images();
+    let recipe = Counting::default();
+    let image = images.get_from(&recipe, &mut Silent).unwrap();
+    fs::write(image.kernel(), "ker").unwrap();
+    let again = images.get_from(&recipe, &mut Silent).unwrap();
+    assert_eq!(fs::read(again.kernel()).unwrap(), b"kernel");
+}
+
+#[test]
+fn a_changed_byte_is_found_by_verifying() {
+    let (_folder, images) = images();
+    let image = images.get_from(&Counting::default(), &mut Silent).unwrap();
+    fs::write(image.kernel(), "kernal").unwrap();
+    let error = image.verify().unwrap_err().to_string();
+    assert!(error.contains("vmlinuz") && error.contains("posada image rm counting"), "{error}");
+}
+
+#[test]
+fn the_initramfs_is_the_images_own_and_behind_it_the_sessions() {
+    let (_folder, images) = images();
+    let image = images.get_from(&Counting::default(), &mut Silent).unwrap();
+    let initrd = image.initrd(&Session::command(["printf", "a b"])).unwrap();
+    assert!(initrd.starts_with(b"base070701"), "a newc archive follows at a multiple of four");
+    let has = |bytes: &[u8]| initrd.windows(bytes.len()).any(|window| window == bytes);
+    assert!(has(b"etc/posada/session\0") && has(b"arg=printf\0arg=a b\0") && has(b"sbin/posada-agent\0"));
+    assert!(has(b"counting\n"), "the guest's host name is the image's");
+    assert!(matches!(image.initrd(&Session::command([""; 0])), Err(Error::Session(_))));
+}
+
+#[test]
+fn a_command_boots_quietly_and_a_shell_shows_the_kernels_messages() {
+    let (_folder, images) = images();
+    let image = images.get_from(&Counting::default(), &mut Silent).unwrap();
+    let words = |session| image.append(&session).split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let (shell, command) = (words(Session::shell()), words(Session::command(["true"])));
+    assert!(shell.contains(&"console=ttyS0".to_owned()) && !shell.contains(&"quiet".to_owned()));
+    assert!(command.contains(&"console=ttyS0".to_owned()) && command.contains(&"quiet".to_owned()));
+}
+
+#[test]
+fn an_unknown_name_is_told_the_known_ones() {
+    let (_folder, images) = images();
+    for error in [
+        images.get("deiban", &mut Silent).unwrap_err().to_string(),
+        images.update("deiban", &mut Silent).unwrap_err().to_string(),
+    ] {
+        assert!(error.contains("`deiban`") && error.contains("debian"), "{error}");
+    }
+}
+
+#[test]
+fn images_are_removed_by_name_version_or_folder() {
+    let (_folder, images) = images();
+    let recipe = Counting::default();
+    let name = |images: &Images| {
+        let entries = images.list().unwrap();
+        entries[0].path.file_name().unwrap().to_str().unwrap().to_owned()
+    };
+    for by in 0..3 {
+        let image = images.get_from(&recipe, &mut Silent).unwrap();
+        let wanted = [image.name().to_owned(), image.version().to_owned(), name(&images)];
+        let removed = images.remove(&wanted[by], &mut Silent).unwrap();
+        assert_eq!(removed.len(), 1);
+        assert!(images.list().unwrap().is_empty());
+    }
+    assert!(matches!(images.remove("counting", &mut Silent), Err(Error::NotCached { .. })));
+    images.get_from(&recipe, &mut Silent).unwrap();
+    assert_eq!(images.remove_all(&mut Silent).unwrap().len(), 1);
+    assert!(images.remove_all(&mut Silent).unwrap().is_empty());
+}

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{self, Read, Write as _};
 
 use object::{Object, ObjectSection};
 
@@ -58,7 +58,7 @@ impl Module {
     /// The name that the kernel knows it by: the file's, with `_` for `-`.
     pub(crate) fn name(&self) -> String {
         let file = self.path.rsplit('/').next().unwrap_or(&self.path);
-        canonical(file.strip_suffix(".ko").unwrap_or(file))
+        canonical(file.split(".ko").next().unwrap_or(file))
     }
 }
 
@@ -81,14 +81,13 @@ fn wanted_before(softdep: &str) -> Vec<String> {
     wanted
 }
 
-fn decompress(path: &str, contents: Vec<u8>) -> std::io::Result<(String, Vec<u8>)> {
+fn decompress(path: &str, contents: Vec<u8>) -> io::Result<(String, Vec<u8>)> {
     let reader: (&str, Box<dyn Read + '_>) = if let Some(path) = path.strip_suffix(".xz") {
         (path, Box::new(liblzma::read::XzDecoder::new(&contents[..])))
     } else if let Some(path) = path.strip_suffix(".gz") {
         (path, Box::new(flate2::read::GzDecoder::new(&contents[..])))
     } else if let Some(path) = path.strip_suffix(".zst") {
-        let decoder =
-            ruzstd::decoding::StreamingDecoder::new(&contents[..]).map_err(std::io::Error::other)?;
+        let decoder = ruzstd::decoding::StreamingDecoder::new(&contents[..]).map_err(io::Error::other)?;
         (path, Box::new(decoder))
     } else {
         return Ok((path.to_owned(), contents));
@@ -158,6 +157,18 @@ impl Modules {
         self
     }
 
+    /// Compresses the modules above `limit` bytes, which most guests never load, so that a small guest has its memory
+    /// to itself. Small ones, such as virtio's, stay ready to use.
+    pub(crate) fn compress(&mut self, limit: usize) -> io::Result<()> {
+        for module in self.0.values_mut().filter(|module| module.contents.len() > limit) {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            gzip.write_all(&module.contents)?;
+            module.contents = gzip.finish()?;
+            module.path.push_str(".gz");
+        }
+        Ok(())
+    }
+
     /// Everything that has to be loaded for `name`, dependencies first, itself last; or what is missing.
     fn load_order(&self, name: &str) -> Result<Vec<String>, String> {
         fn visit(
@@ -213,4 +224,4 @@ impl Modules {
 
 #[cfg(test)]
 #[path = "modules_test.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -134,3 +134,14 @@ fn modules_alias_names_the_driver_of_each_pattern() {
     let list = modules(&[("virtio-blk", "alias=virtio:d00000002v* alias=other")]);
     assert_eq!(list.alias(), "alias virtio:d00000002v* virtio_blk\nalias other virtio_blk\n");
 }
+
+#[test]
+fn large_modules_are_compressed_and_found_under_their_new_path() {
+    let mut list = modules(&[("small", ""), ("large", "depends=small")]);
+    list.insert(module("kernel/large.ko", &format!("depends=small x={}", "y".repeat(10_000))));
+    list.compress(5000).unwrap();
+    assert_eq!(list.dep(), "kernel/large.ko.gz: kernel/small.ko\nkernel/small.ko:\n");
+    let large = list.iter().find(|module| module.path.contains(".gz")).unwrap();
+    assert_eq!(large.contents[..2], [0x1f, 0x8b], "a gzip member (RFC 1952, 2.3.1)");
+    assert_eq!(large.name(), "large");
+}

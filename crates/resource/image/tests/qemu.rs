@@ -93,14 +93,14 @@ impl Write for Sink {
 
 /// Runs a session to its end.
 fn run(session: &Session, stdin: impl Read + Send + 'static) -> Outcome {
-    run_in(session, stdin, "256M", |_| {})
+    run_in(session, stdin, "256M", |_, _| {})
 }
 
 fn run_in(
     session: &Session,
     stdin: impl Read + Send + 'static,
     memory: &str,
-    meanwhile: impl FnOnce(&Relay),
+    meanwhile: impl FnOnce(&Relay, &Sink),
 ) -> Outcome {
     let mut guest = Guest::boot(session, memory);
     let (mut port, _) = guest.listener.accept().unwrap();
@@ -119,7 +119,7 @@ fn run_in(
         String::from_utf8_lossy(&log).into_owned()
     });
     let copy = std::thread::spawn(move || io::copy(&mut port, &mut from_guest));
-    meanwhile(&relay);
+    meanwhile(&relay, &stdout);
     assert!(guest.qemu.wait().unwrap().success());
     let _ = copy.join().unwrap();
     let ending = relay.finish().unwrap();
@@ -182,18 +182,16 @@ fn a_command_on_a_terminal_has_its_size_and_gets_signals() {
     if !has_qemu() {
         return;
     }
-    let script = "tty; stty size; trap 'stty size; exit 7' TERM; echo ready; while :; do sleep 1; done";
+    let script = "tty; stty size; trap 'stty size; exit 7' TERM; echo ready; while :; do :; done";
     let session = Session::command(["sh", "-c", script])
         .on_terminal()
         .size(Size { rows: 11, columns: 22 })
         .env("TERM", "dumb");
-    let outcome = run_in(&session, Never, "256M", |relay| {
-        let start = Instant::now();
-        while !relay.is_ready() && start.elapsed() < Duration::from_secs(120) {
-            std::thread::sleep(Duration::from_millis(50));
+    let outcome = run_in(&session, Never, "256M", |relay, stdout| {
+        // The trap is set by then; before, the default action would end the shell.
+        while !stdout.0.lock().unwrap().ends_with(b"ready\r\n") {
+            std::thread::sleep(Duration::from_millis(20));
         }
-        // The trap is set when `ready` is printed; until then the default action would end the shell.
-        std::thread::sleep(Duration::from_secs(3));
         relay.resize(Size { rows: 33, columns: 44 });
         relay.signal(15);
     });
@@ -234,7 +232,7 @@ fn modules_load_with_what_they_depend_on_in_128_megabytes() {
     }
     let script = "for module in virtio_net virtio_blk xfs btrfs kvm_amd overlay; do \
                   modprobe $module && echo $module; done; lsmod | grep -c virtio; free -m | grep Mem >&2";
-    let outcome = run_in(&Session::command(["sh", "-c", script]), io::empty(), "128M", |_| {});
+    let outcome = run_in(&Session::command(["sh", "-c", script]), io::empty(), "128M", |_, _| {});
     println!("{}", String::from_utf8_lossy(&outcome.stderr));
     let text = outcome.text();
     for module in ["virtio_net", "virtio_blk", "xfs", "btrfs", "overlay"] {
@@ -268,13 +266,15 @@ fn the_shell_has_job_control_on_the_console_and_its_exit_status_comes_home() {
         String::from_utf8_lossy(&std::mem::take(&mut seen)).into_owned()
     };
     until("~# ");
-    // Ctrl-C ends the sleep and not the shell.
-    keyboard.write_all(b"stty size; sleep 1000\n").unwrap();
+    keyboard.write_all(b"stty size\n").unwrap();
     until("30 100\r\n");
+    // Ctrl-C ends the command and not the shell. It is the command that says when it can be interrupted.
+    keyboard.write_all(b"sh -c 'echo go; exec sleep 1000'; echo status $?\n").unwrap();
+    until("\r\ngo\r\n");
     keyboard.write_all(b"\x03").unwrap();
     until("~# ");
     relay.resize(Size { rows: 50, columns: 132 });
-    keyboard.write_all(b"sleep 1; stty size; exit 5\n").unwrap();
+    keyboard.write_all(b"until stty size | grep 50; do sleep 1; done; exit 5\n").unwrap();
     until("50 132\r\n");
     let mut rest = Vec::new();
     let _ = screen.read_to_end(&mut rest);

@@ -71,7 +71,7 @@ fn start(streams: Streams) -> (Relay, PortWriter, mpsc::Receiver<Vec<u8>>) {
 fn expect(receiver: &mpsc::Receiver<Vec<u8>>, wanted: &[u8]) {
     let mut told = Vec::new();
     while !told.windows(wanted.len()).any(|window| window == wanted) {
-        match receiver.recv_timeout(Duration::from_secs(60)) {
+        match receiver.recv_timeout(Duration::from_mins(1)) {
             Ok(bytes) => told.extend(bytes),
             Err(error) => panic!("{error}: the guest was only told {told:x?}"),
         }
@@ -113,7 +113,7 @@ fn output_above_the_window_flows_on_as_it_is_consumed() {
     let mut decoder = wire::Decoder::new();
     while sent < total {
         if open < wire::MAX_PAYLOAD {
-            let bytes = guest.recv_timeout(Duration::from_secs(60)).expect("credit");
+            let bytes = guest.recv_timeout(Duration::from_mins(1)).expect("credit");
             let mut rest = &bytes[..];
             while let Some(frame) = decoder.next(&mut rest).unwrap() {
                 if let (kind::OUTPUT_CREDIT, Some((_, more))) = (frame.kind, wire::read_u8_u32(frame.payload))
