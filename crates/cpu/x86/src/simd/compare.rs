@@ -71,7 +71,7 @@ impl<F: Comparable> FloatBinary for FirstMask<F> {
 
 #[inline(always)]
 fn mask<F: Comparable>(env: &mut Env, a: u64, b: u64, imm: u8) -> u64 {
-    if holds::<F>(env, a, b, imm & 7) { F::SIGN | F::SIGN - 1 } else { 0 }
+    if holds::<F>(env, a, b, imm & 7) { F::SIGN | (F::SIGN - 1) } else { 0 }
 }
 
 /// The smaller (or `MAX` greater) of two numbers; the second when neither is, or when one is a NaN.
@@ -134,7 +134,7 @@ fn test_bits(core: &mut Core, op: &Op, b: Vector) -> Step {
     let a = core.xmm(op.src);
     let zf = a[0] & b[0] | a[1] & b[1] == 0;
     let cf = !a[0] & b[0] | !a[1] & b[1] == 0;
-    core.flags.set(u64::from(zf) * rflags::ZF | u64::from(cf) * rflags::CF);
+    core.flags.set(if zf { rflags::ZF } else { 0 } | if cf { rflags::CF } else { 0 });
     Ok(())
 }
 

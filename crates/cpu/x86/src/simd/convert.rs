@@ -34,7 +34,7 @@ fn to_integer<F: Real, const BITS: u32, const TRUNCATE: bool>(env: &mut Env, val
         }
     }
     let rounding = mode::<TRUNCATE>(env);
-    env.to_integer::<F>(value, rounding, BITS) as u64
+    env.integer_of::<F>(value, rounding, BITS) as u64
 }
 
 /// A signed integer as a number.
@@ -50,7 +50,7 @@ fn from_integer<F: Real>(env: &mut Env, value: i64) -> u64 {
         let number = value as f64;
         return if F::WIDTH == 64 { number.to_bits() } else { u64::from((value as f32).to_bits()) };
     }
-    env.from_integer::<F>(value)
+    env.of_integer::<F>(value)
 }
 
 #[inline(always)]

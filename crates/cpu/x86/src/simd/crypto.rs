@@ -5,7 +5,7 @@ use std::array::from_fn;
 use bytemuck::cast;
 use iced_x86::{Instruction, Mnemonic};
 
-use super::form::{Form, Sse, Vector, operands, sse};
+use super::form::{Binary, Form, SseUnaligned, Vector, by_form, operands, sse};
 use super::shift::from_u128;
 use super::table::table;
 use crate::core::Core;
@@ -22,17 +22,22 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         Pclmulqdq => sse(|a, b, imm| {
             from_u128(carryless_product(a[usize::from(imm & 1)], b[usize::from(imm >> 4 & 1)]))
         });
-        Sha1rnds4 => sse(|a, b, imm| sha1_rounds(a, b, imm));
-        Sha1nexte => sse(|a, b| [b[0], b[1].wrapping_add((((a[1] >> 32) as u32).rotate_left(30) as u64) << 32)]);
-        Sha1msg1 => sse(|a, b| [a[0] ^ b[1], a[1] ^ a[0]]);
-        Sha1msg2 => sse(|a, b| sha1_message(a, b));
-        Sha256msg1 => sse(|a, b| sha256_message_1(a, b));
-        Sha256msg2 => sse(|a, b| sha256_message_2(a, b));
+        Sha1rnds4 => unaligned(|a, b, imm| sha1_rounds(a, b, imm));
+        Sha1nexte => unaligned(|a, b| [b[0], b[1].wrapping_add((((a[1] >> 32) as u32).rotate_left(30) as u64) << 32)]);
+        Sha1msg1 => unaligned(|a, b| [a[0] ^ b[1], a[1] ^ a[0]]);
+        Sha1msg2 => unaligned(|a, b| sha1_message(a, b));
+        Sha256msg1 => unaligned(|a, b| sha256_message_1(a, b));
+        Sha256msg2 => unaligned(|a, b| sha256_message_2(a, b));
     }
     .or_else(|| {
         (i.mnemonic() == Mnemonic::Sha256rnds2)
             .then(|| operands(i, 1, [sha256_rounds_register, sha256_rounds_memory]))
     })
+}
+
+/// The SHA instructions of AMD processors do not mind unaligned memory.
+fn unaligned<B: Binary>(i: &Instruction) -> Option<Op> {
+    by_form::<SseUnaligned, B>(i)
 }
 
 fn xor(a: Vector, b: Vector) -> Vector {
@@ -91,7 +96,7 @@ fn shift_rows(v: Vector, by: usize) -> Vector {
 /// [`double`], of each byte of a column.
 fn double_column(column: u32) -> u32 {
     let top = column >> 7 & 0x0101_0101;
-    (column & 0x7f7f_7f7f) << 1 ^ top * 0x1b
+    ((column & 0x7f7f_7f7f) << 1) ^ (top * 0x1b)
 }
 
 /// FIPS 197, section 5.1.3.
@@ -215,6 +220,6 @@ fn sha256_rounds_register(core: &mut Core, op: &Op) -> Step {
 
 fn sha256_rounds_memory(core: &mut Core, op: &Op) -> Step {
     core.sse_ready()?;
-    let b = Sse::load(core, op)?;
+    let b = SseUnaligned::load(core, op)?;
     sha256_rounds(core, op, b)
 }

@@ -173,9 +173,8 @@ fn store(i: &Instruction) -> Option<Op> {
     let run: Run = match i.mnemonic() {
         M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq => store_whole::<true>,
         M::Movups | M::Movupd | M::Movdqu => store_whole::<false>,
-        M::Movss => store_part::<Sse, u32, 0>,
         M::Movd if mmx => store_part::<Mmx, u32, 0>,
-        M::Movd => store_part::<Sse, u32, 0>,
+        M::Movss | M::Movd => store_part::<Sse, u32, 0>,
         M::Movq | M::Movntq if mmx => store_part::<Mmx, u64, 0>,
         M::Movsd | M::Movq | M::Movlps | M::Movlpd if source.is_xmm() => store_part::<Sse, u64, 0>,
         M::Movhps | M::Movhpd => store_part::<Sse, u64, 1>,

@@ -287,7 +287,7 @@ impl Env {
         if rest != 0 {
             self.raise(UE | PE);
         }
-        sign | kept + u64::from(self.rounding().away(sign != 0, kept & 1 != 0, rest))
+        sign | (kept + u64::from(self.rounding().away(sign != 0, kept & 1 != 0, rest)))
     }
 
     pub(super) fn add<F: Format>(&mut self, a: u64, b: u64) -> u64 {
@@ -443,7 +443,7 @@ impl Env {
     }
 
     /// A signed integer as a number of the format.
-    pub(super) fn from_integer<F: Format>(&mut self, value: i64) -> u64 {
+    pub(super) fn of_integer<F: Format>(&mut self, value: i64) -> u64 {
         if value == 0 {
             return 0;
         }
@@ -452,7 +452,7 @@ impl Env {
 
     /// The integer nearest in the way of `mode`, in `bits` bits; what none can hold is invalid and gives the
     /// smallest integer.
-    pub(super) fn to_integer<F: Format>(&mut self, value: u64, mode: Rounding, bits: u32) -> i64 {
+    pub(super) fn integer_of<F: Format>(&mut self, value: u64, mode: Rounding, bits: u32) -> i64 {
         let value = self.operand::<F>(value);
         let indefinite = i64::MIN >> (64 - bits);
         if is_nan::<F>(value) {
@@ -501,7 +501,7 @@ impl Env {
             return sign;
         }
         // Small enough to be exact.
-        let exponent = 63 - whole.leading_zeros();
+        let exponent = whole.ilog2();
         let fraction = whole << (F::PRECISION - 1 - exponent) & F::FRACTION;
         sign | ((exponent as i32 + F::BIAS) as u64) << (F::PRECISION - 1) | fraction
     }
