@@ -4,7 +4,7 @@
 //! answers with the operation that carries it out. What no group knows, or the CPU model does not announce, is
 //! `#UD`.
 
-use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Instruction};
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, Instruction};
 
 use crate::core::Core;
 use crate::model::Model;
@@ -25,7 +25,11 @@ pub(crate) enum Decoded {
 /// Decodes the first instruction in `bytes`.
 pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
     let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, options(model));
-    let instruction = decoder.decode();
+    let mut instruction = decoder.decode();
+    if instruction.code() == Code::Call_m1632 && mode.code_bits == 64 {
+        // As an AMD processor's, the decoder does not tell whether the operand size is 64 bits.
+        instruction = Decoder::with_ip(64, bytes, 0, options(model) & !DecoderOptions::AMD).decode();
+    }
     if instruction.is_invalid() {
         // A decoder that ran out of bytes cannot say what the instruction is, unless no more bytes would help.
         if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes && bytes.len() < LONGEST {
@@ -33,7 +37,7 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
         }
         let too_long = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
         let mut op = Op::new(if too_long { general_protection } else { invalid }, &instruction);
-        op.len = 1;
+        (op.len, op.next) = (1, 1);
         return Decoded::Op(op, true);
     }
     let op = lower(&instruction, mode, model).unwrap_or_else(|| Op::new(invalid, &instruction));

@@ -247,8 +247,9 @@ impl Core {
 
     /// A far return of operand size `T` that drops `extra` bytes of parameters.
     fn far_return<T: Int>(&mut self, extra: u64) -> Step {
-        let offset = self.peek::<T>(0)?.zext();
+        // In the order in which the processor's page faults come.
         let selector = self.peek::<T>(T::BYTES)?.zext() as u16;
+        let offset = self.peek::<T>(0)?.zext();
         let after = self.stack_pointer().wrapping_add(2 * T::BYTES + extra);
         if !self.uses_descriptors() {
             if offset > u64::from(self.cs().limit) {
@@ -258,16 +259,19 @@ impl Core {
             self.set_real_code(selector, offset);
             return Ok(());
         }
+        let cpl = rpl(selector);
+        let (mut pointer, mut stack_selector) = (0, 0);
+        if cpl != self.cpl {
+            stack_selector = self.peek::<T>(3 * T::BYTES + extra)?.zext() as u16;
+            pointer = self.peek::<T>(2 * T::BYTES + extra)?.zext();
+        }
         let code = self.return_code(selector)?;
         self.check_target(&code, offset)?;
-        let cpl = rpl(selector);
         if cpl == self.cpl {
             self.set_stack_pointer(after);
             self.set_code(code, cpl, offset);
             return Ok(());
         }
-        let pointer = self.peek::<T>(2 * T::BYTES + extra)?.zext();
-        let stack_selector = self.peek::<T>(3 * T::BYTES + extra)?.zext() as u16;
         let stack = self.return_stack(stack_selector, cpl, &code)?;
         self.segments[usize::from(segment::SS)] = stack;
         self.set_code(code, cpl, offset);
@@ -282,8 +286,9 @@ fn immediate<T: Int, const CALL: IsCall>(core: &mut Core, op: &Op) -> Step {
     core.far_transfer::<T>(op.disp as u16, op.imm, CALL, op)
 }
 
-fn memory<T: Int, const CALL: IsCall>(core: &mut Core, op: &Op) -> Step {
-    let (offset, selector) = core.read_far_pointer::<T>(op)?;
+/// To a far pointer in memory with an offset of size `P`, with operand size `T`.
+fn memory<P: Int, T: Int, const CALL: IsCall>(core: &mut Core, op: &Op) -> Step {
+    let (offset, selector) = core.read_far_pointer::<P>(op)?;
     core.far_transfer::<T>(selector, offset.zext(), CALL, op)
 }
 
@@ -298,12 +303,12 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         Code::Jmp_ptr1632 => immediate::<u32, false>,
         Code::Call_ptr1616 => immediate::<u16, true>,
         Code::Call_ptr1632 => immediate::<u32, true>,
-        Code::Jmp_m1616 => memory::<u16, false>,
-        Code::Jmp_m1632 => memory::<u32, false>,
-        Code::Jmp_m1664 => memory::<u64, false>,
-        Code::Call_m1616 => memory::<u16, true>,
-        Code::Call_m1632 => memory::<u32, true>,
-        Code::Call_m1664 => memory::<u64, true>,
+        Code::Jmp_m1616 => memory::<u16, u16, false>,
+        Code::Jmp_m1632 | Code::Jmp_m1664 => memory::<u32, u32, false>,
+        Code::Call_m1616 => memory::<u16, u16, true>,
+        Code::Call_m1632 => memory::<u32, u32, true>,
+        // On AMD processors a 64-bit operand size reads a 32-bit offset, and pushes 64 bits.
+        Code::Call_m1664 => memory::<u32, u64, true>,
         Code::Retfw | Code::Retfw_imm16 => ret::<u16>,
         Code::Retfd | Code::Retfd_imm16 => ret::<u32>,
         Code::Retfq | Code::Retfq_imm16 => ret::<u64>,

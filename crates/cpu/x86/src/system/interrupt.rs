@@ -298,8 +298,9 @@ impl Core {
         }
         let cpl = if code.is_conforming() { self.cpl } else { code.dpl() };
         let inner = cpl != self.cpl;
+        let old_pointer = if self.long64 { self.registers[4] } else { self.registers[4] & 0xffff_ffff };
         let pointer = match (gate.raw >> 32) & 7 {
-            0 if !inner => self.registers[4],
+            0 if !inner => old_pointer,
             0 => self.tss_stack_pointer(4 + u64::from(cpl) * 8, ext)?,
             ist => self.tss_stack_pointer(0x1c + ist * 8, ext)?,
         };
@@ -309,7 +310,7 @@ impl Core {
         let cs = u64::from(self.segments[usize::from(segment::CS)].selector);
         let frame = [
             u64::from(old_selector),
-            self.registers[4],
+            old_pointer,
             self.flags_image(event),
             cs,
             self.rip(),

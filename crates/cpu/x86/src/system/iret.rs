@@ -73,7 +73,8 @@ impl Core {
         Ok(())
     }
 
-    /// What `iret` pops in 64-bit mode.
+    /// What `iret` pops in 64-bit mode: instruction pointer, code segment, flags, stack pointer, stack segment;
+    /// read in the order in which the processor's page faults come.
     #[inline]
     fn peek_long_frame<T: Int>(&mut self) -> Step<[u64; 5]> {
         let mut frame = [0; 5];
@@ -83,8 +84,8 @@ impl Core {
             }
             return Ok(frame);
         }
-        for (value, depth) in frame.iter_mut().zip((0..).step_by(T::BYTES as usize)) {
-            *value = self.peek::<T>(depth)?.zext();
+        for number in [2, 1, 0, 4, 3] {
+            frame[number] = self.peek::<T>(number as u64 * T::BYTES)?.zext();
         }
         Ok(frame)
     }
@@ -121,15 +122,20 @@ impl Core {
             }
             return self.iret_to_task(op);
         }
-        let rip = self.peek::<T>(0)?.zext();
-        let selector = self.peek::<T>(T::BYTES)?.zext() as u16;
         let image = self.peek::<T>(2 * T::BYTES)?.zext();
+        let selector = self.peek::<T>(T::BYTES)?.zext() as u16;
+        let rip = self.peek::<T>(0)?.zext();
         if image & rflags::VM != 0 && self.cpl == 0 && !self.long_active() {
             return self.iret_to_v8086(rip, selector, image);
         }
+        let cpl = rpl(selector);
+        let (mut pointer, mut stack_selector) = (0, 0);
+        if cpl != self.cpl {
+            stack_selector = self.peek::<T>(4 * T::BYTES)?.zext() as u16;
+            pointer = self.peek::<T>(3 * T::BYTES)?.zext();
+        }
         let code = self.return_code(selector)?;
         self.check_target(&code, rip)?;
-        let cpl = rpl(selector);
         let mask = self.iret_flags::<T>();
         if cpl == self.cpl {
             self.set_stack_pointer(self.stack_pointer().wrapping_add(3 * T::BYTES));
@@ -137,8 +143,6 @@ impl Core {
             self.set_code(code, cpl, rip);
             return Ok(());
         }
-        let pointer = self.peek::<T>(3 * T::BYTES)?.zext();
-        let stack_selector = self.peek::<T>(4 * T::BYTES)?.zext() as u16;
         let stack = self.return_stack(stack_selector, cpl, &code)?;
         // Nothing can fail from here.
         self.restore_flags(image, mask);
