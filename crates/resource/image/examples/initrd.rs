@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::{env, fs};
 
 use posada_image::session::Session;
@@ -27,7 +28,17 @@ impl Progress for Lines {
     fn done(&mut self) {}
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    match write() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = env::args_os().skip(1);
     let folder =
         PathBuf::from(arguments.next().ok_or("give a folder to write to, and a command if you like")?);

@@ -59,6 +59,7 @@ pub(crate) struct Apt {
     get: Vec<OsString>,
     cache: Vec<OsString>,
     options: Vec<OsString>,
+    state: PathBuf,
     /// What went wrong while the lists were updated, for the errors that come of it.
     trouble: Vec<String>,
 }
@@ -119,7 +120,7 @@ impl Apt {
         for option in OPTIONS {
             options.extend(["-o".into(), option.into()]);
         }
-        Ok(Self { get, cache, options, trouble: Vec::new() })
+        Ok(Self { get, cache, options, state: folder.to_owned(), trouble: Vec::new() })
     }
 
     /// Fetches the package lists of all sources.
@@ -208,6 +209,13 @@ impl Apt {
             }
         }
         Ok(())
+    }
+
+    /// Removes the lists and whatever else apt keeps.
+    pub(crate) fn remove(self) {
+        if let Err(error) = fs::remove_dir_all(&self.state) {
+            tracing::warn!(%error, path = %self.state.display(), "cannot remove apt's state");
+        }
     }
 
     fn run(

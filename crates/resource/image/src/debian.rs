@@ -59,21 +59,40 @@ impl Recipe for Debian {
         "debian"
     }
 
-    fn make(&self, staging: &mut Staging, progress: &mut dyn Progress) -> Result<Made> {
+    fn make(
+        &self,
+        have: &[Package],
+        staging: &mut Staging,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<Made>> {
         let state = staging.scratch().join("apt");
         fs::create_dir(&state).map_err(Error::io("create", &state))?;
-        make_with(self.name(), Apt::new(&state)?, staging, progress)
+        make_with(self.name(), Apt::new(&state)?, have, staging, progress)
     }
 }
 
-fn make_with(name: &str, mut apt: Apt, staging: &mut Staging, progress: &mut dyn Progress) -> Result<Made> {
+fn make_with(
+    name: &str,
+    mut apt: Apt,
+    have: &[Package],
+    staging: &mut Staging,
+    progress: &mut dyn Progress,
+) -> Result<Option<Made>> {
     apt.update(progress)?;
     let wanted = wanted_packages(&apt)?;
+    let is_same = |(have, (name, version)): (&Package, &(String, String))| {
+        have.name == *name && have.version == *version
+    };
+    if have.len() == wanted.len() && have.iter().zip(&wanted).all(is_same) {
+        return Ok(None);
+    }
     let names: Vec<String> = wanted.iter().map(|(name, _)| name.clone()).collect();
     let downloads = apt.downloads(&names)?;
     let folder = staging.scratch().join("packages");
     fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
     apt.download(&names, &downloads, &folder, progress)?;
+    // The lists take more room than the packages do.
+    apt.remove();
 
     progress.stage("Unpacking", None);
     let mut contents = Contents::default();
@@ -87,7 +106,7 @@ fn make_with(name: &str, mut apt: Apt, staging: &mut Staging, progress: &mut dyn
         packages.push(Package { name, version, sha256 });
     }
     let version = contents.write(staging, &folder)?;
-    Ok(Made { name: name.to_owned(), version, packages })
+    Ok(Some(Made { name: name.to_owned(), version, packages }))
 }
 
 /// The kernel's packages and busybox, with their versions.

@@ -78,7 +78,8 @@ impl Mirror {
         let cache = Cache::new(self.folder.path());
         let lock = cache.lock(&mut Silent).unwrap();
         let mut staging = cache.stage(&lock).unwrap();
-        let made = make_with("debian", self.apt(), &mut staging, &mut Silent)?;
+        let made =
+            make_with("debian", self.apt(), &[], &mut staging, &mut Silent)?.expect("nothing is there yet");
         let version = made.version.clone();
         let folder = cache.commit(staging, made).unwrap();
         assert_eq!(fs::read(folder.join(KERNEL)).unwrap(), kernel());
@@ -134,6 +135,24 @@ fn an_image_has_busybox_its_links_and_the_modules_for_virtual_machines() {
     }
     assert!(!has(&format!("{FOLDER}/kernel/sound.ko")));
     assert!(!names.iter().any(|name| name.contains("..")));
+}
+
+#[test]
+fn what_is_the_newest_already_is_not_fetched_again() {
+    let mirror = bookworm();
+    let cache = Cache::new(mirror.folder.path());
+    let mut staging = cache.stage(&cache.lock(&mut Silent).unwrap()).unwrap();
+    let package = |name: &str, version: &str| Package {
+        name: name.into(),
+        version: version.into(),
+        sha256: String::new(),
+    };
+    let mut have = [package("linux-image-6.1.0-1-cloud-amd64", "1"), package(BUSYBOX, "1")];
+    let mut make =
+        |have: &[Package]| make_with("debian", mirror.apt(), have, &mut staging, &mut Silent).unwrap();
+    assert!(make(&have).is_none());
+    have[1].version = "0".into();
+    assert!(make(&have).is_some());
 }
 
 #[test]

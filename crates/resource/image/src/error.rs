@@ -129,7 +129,7 @@ pub enum Error {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            ". An image needs about 150 MB while it is made: free some space, remove old images with `posada image rm`, \
+            ". An image needs about 100 MB while it is made: free some space, remove old images with `posada image rm`, \
              or set XDG_CACHE_HOME to a folder on a larger disk"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cache::{Cache, Entry, Manifest};
+use crate::cache::{Cache, Entry, Manifest, Package};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::progress::Progress;
@@ -64,35 +64,42 @@ impl Images {
             progress.done();
             return Ok(Image { folder, manifest });
         }
-        self.make(recipe, &lock, progress)
+        self.make(recipe, &lock, &[], progress)
     }
 
-    /// Makes the newest version of the image of this name, whether or not one is cached. The older one stays, until
-    /// it is [removed](Self::remove); [`get`](Self::get) returns the newer.
+    /// Makes the newest version of the image of this name, unless that is the one that is cached. An older one stays,
+    /// until it is [removed](Self::remove); [`get`](Self::get) returns the newer.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn update(&self, name: &str, progress: &mut dyn Progress) -> Result<Image> {
-        let recipe = recipe(name)?;
+        self.update_from(recipe(name)?, progress)
+    }
+
+    fn update_from(&self, recipe: &dyn Recipe, progress: &mut dyn Progress) -> Result<Image> {
         let lock = self.cache.lock(progress)?;
-        self.make(recipe, &lock, progress)
+        let cached = self.cache.find(recipe.name())?;
+        let have = cached.map(|(_, manifest)| manifest.packages).unwrap_or_default();
+        self.make(recipe, &lock, &have, progress)
     }
 
     fn make(
         &self,
         recipe: &dyn Recipe,
         lock: &crate::cache::Lock,
+        have: &[Package],
         progress: &mut dyn Progress,
     ) -> Result<Image> {
         let mut staging = self.cache.stage(lock)?;
-        let made = recipe.make(&mut staging, progress)?;
-        let folder = self.cache.commit(staging, made)?;
+        if let Some(made) = recipe.make(have, &mut staging, progress)? {
+            self.cache.commit(staging, made)?;
+        }
         let found = self.cache.find(recipe.name())?;
         progress.done();
         found.map(|(folder, manifest)| Image { folder, manifest }).ok_or_else(|| Error::Damaged {
             name: recipe.name().to_owned(),
-            path: folder,
-            problem: "it cannot be read back".to_owned(),
+            path: self.root.clone(),
+            problem: "what was just made cannot be read back".to_owned(),
         })
     }
 
@@ -158,7 +165,7 @@ impl Image {
     }
 
     /// The packages that it was made from.
-    pub fn packages(&self) -> &[crate::Package] {
+    pub fn packages(&self) -> &[Package] {
         &self.manifest.packages
     }
 

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::cache::{Made, Package, Staging};
+use crate::cache::{Made, Staging};
 use crate::progress::Silent;
 
 /// Makes an image of a few bytes, and counts how often.
@@ -9,6 +9,8 @@ use crate::progress::Silent;
 struct Counting {
     made: AtomicUsize,
     fails: bool,
+    /// The newest version that there is; none means that there is always a newer one.
+    newest: Option<&'static str>,
 }
 
 impl Recipe for Counting {
@@ -16,7 +18,15 @@ impl Recipe for Counting {
         "counting"
     }
 
-    fn make(&self, staging: &mut Staging, progress: &mut dyn Progress) -> Result<Made> {
+    fn make(
+        &self,
+        have: &[Package],
+        staging: &mut Staging,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<Made>> {
+        if self.newest.is_some_and(|newest| have.iter().any(|package| package.version == newest)) {
+            return Ok(None);
+        }
         progress.stage("Counting", None);
         let number = self.made.fetch_add(1, Ordering::SeqCst);
         staging.file(KERNEL, |out| out.write_all(b"kernel"))?;
@@ -28,7 +38,7 @@ impl Recipe for Counting {
         std::thread::sleep(std::time::Duration::from_millis(50));
         let version = format!("1.{number}");
         let package = Package { name: "linux".into(), version: version.clone(), sha256: String::new() };
-        Ok(Made { name: self.name().to_owned(), version, packages: vec![package] })
+        Ok(Some(Made { name: self.name().to_owned(), version, packages: vec![package] }))
     }
 }
 
@@ -48,6 +58,17 @@ fn an_image_is_made_once_and_found_from_then_on() {
     assert_eq!(recipe.made.load(Ordering::SeqCst), 1);
     assert_eq!(fs::read(first.kernel()).unwrap(), b"kernel");
     first.verify().unwrap();
+}
+
+#[test]
+fn an_update_makes_a_newer_version_and_leaves_alone_what_is_the_newest() {
+    let (_folder, images) = images();
+    let recipe = Counting { newest: Some("1.1"), ..Counting::default() };
+    assert_eq!(images.get_from(&recipe, &mut Silent).unwrap().version(), "1.0");
+    assert_eq!(images.update_from(&recipe, &mut Silent).unwrap().version(), "1.1");
+    assert_eq!(images.update_from(&recipe, &mut Silent).unwrap().version(), "1.1");
+    assert_eq!(recipe.made.load(Ordering::SeqCst), 2);
+    assert_eq!(images.get_from(&recipe, &mut Silent).unwrap().version(), "1.1");
 }
 
 #[test]

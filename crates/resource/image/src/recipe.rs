@@ -1,6 +1,6 @@
 //! What a recipe is, and which there are.
 
-use crate::cache::{Made, Staging};
+use crate::cache::{Made, Package, Staging};
 use crate::debian::Debian;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -15,7 +15,14 @@ pub(crate) trait Recipe: Sync {
     fn name(&self) -> &'static str;
 
     /// Fetches and unpacks the newest version into `staging`: a [`KERNEL`] and an [`INITRD`].
-    fn make(&self, staging: &mut Staging, progress: &mut dyn Progress) -> Result<Made>;
+    ///
+    /// `None` if the newest is what consists of the packages in `have`; then nothing is fetched.
+    fn make(
+        &self,
+        have: &[Package],
+        staging: &mut Staging,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<Made>>;
 }
 
 /// Every recipe.
