@@ -1,0 +1,5 @@
+//! The command, used as a person uses it. Boots of Debian fetch its packages once, through `apt-get`.
+
+mod bad_input;
+mod boot;
+mod support;
