@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     terminal::restore_on_panic();
     let result = match arguments.command {
-        Command::Run(arguments) => run::run(arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Image(arguments) => image::run(arguments),
     };
     terminal::restore();

@@ -33,10 +33,10 @@ struct Ending {
     signal: AtomicU8,
 }
 
-pub(crate) fn run(arguments: Box<Run>) -> Result<u8> {
+pub(crate) fn run(arguments: &Run) -> Result<u8> {
     trace::start(&arguments.trace);
-    let session = session(&arguments);
-    let kernel = kernel(&arguments, session.as_ref())?;
+    let session = session(arguments);
+    let kernel = kernel(arguments, session.as_ref())?;
     let mut builder = PcBuilder::new(kernel)
         .memory(arguments.memory.0)
         .cpus(arguments.cpus)

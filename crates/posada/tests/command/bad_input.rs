@@ -50,7 +50,8 @@ fn text(path: &Path) -> &str {
 #[test]
 fn a_file_that_is_no_kernel_is_named() {
     let folder = Folder::new();
-    for (name, bytes) in [("empty", &b""[..]), ("text", b"#!/bin/sh\necho hello\n"), ("zeros", &[0; 70_000])]
+    for (name, bytes) in
+        [("empty", &b""[..]), ("text", b"#!/bin/sh\necho hello\n"), ("zeros", &vec![0; 70_000])]
     {
         let path = folder.file(name, bytes);
         expect(&["run", "--kernel", text(&path)], CANNOT_RUN, &["kernel"]);
