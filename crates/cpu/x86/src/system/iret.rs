@@ -47,9 +47,9 @@ impl Core {
     fn restore_flags(&mut self, image: u64, mask: u64) {
         self.flags.set(image);
         let mut system = self.system_flags & !mask | image & mask;
-        if self.dr7 & BREAKPOINTS == 0 {
-            // RF holds off an instruction breakpoint for one instruction. There is none, and so nothing to tell
-            // whether RF was cleared after that instruction or before it.
+        if self.dr7 & BREAKPOINTS == 0 && self.system_flags & rflags::TF == 0 {
+            // RF holds off an instruction breakpoint for one instruction. There is none, and no trap that pushes
+            // the flags before that, and so nothing to tell whether RF was cleared already.
             system &= !rflags::RF;
         }
         self.set_system_flags(system);

@@ -5,7 +5,6 @@ use posada_vcpu::x86::Segment;
 use crate::access::holds;
 use crate::core::{Core, segment};
 use crate::int::Int;
-use crate::mmu::Access;
 use crate::op::Step;
 
 /// A stack that a frame is pushed on before it becomes, or stays, the current one.
@@ -63,7 +62,7 @@ impl Core {
         Ok(s.base.wrapping_add(offset) & 0xffff_ffff)
     }
 
-    /// Pushes values of an operand size, all or none of them, the first one first. The rights to memory are the
+    /// Pushes values of an operand size, the first one first. The rights to memory are the
     /// current ones.
     #[inline]
     pub(super) fn push_frame<T: Int>(&mut self, stack: &mut Stack, values: &[u64]) -> Step {
@@ -93,19 +92,13 @@ impl Core {
         result
     }
 
-    /// Value by value: the frame wraps around, crosses pages, or lies in one not seen yet.
+    /// Value by value: the frame wraps around, crosses pages, or lies in one not seen yet. As on hardware a fault
+    /// leaves what was pushed before it in memory, below the stack pointer.
     #[cold]
     fn push_frame_slow<T: Int>(&mut self, stack: &mut Stack, values: &[u64]) -> Step {
-        let below = |pointer: u64| pointer.wrapping_sub(T::BYTES) & stack.mask;
         let mut pointer = stack.pointer;
-        for _ in values {
-            pointer = below(pointer);
-            let linear = self.on_stack(stack, pointer, T::BYTES)?;
-            self.probe(segment::SS, linear, T::BYTES, Access::Write)?;
-        }
-        pointer = stack.pointer;
         for value in values {
-            pointer = below(pointer);
+            pointer = pointer.wrapping_sub(T::BYTES) & stack.mask;
             let linear = self.on_stack(stack, pointer, T::BYTES)?;
             self.write_slow(segment::SS, linear, T::new(*value))?;
         }

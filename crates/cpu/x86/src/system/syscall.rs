@@ -99,11 +99,11 @@ fn sysenter(core: &mut Core, _: &Op) -> Step {
 }
 
 fn sysexit(core: &mut Core, _: &Op) -> Step {
+    core.needs_kernel()?;
     if core.long_active() {
         return Err(core.ud());
     }
     let selector = core.msrs.sysenter_cs as u16 & !3;
-    core.needs_kernel()?;
     if is_null(selector) {
         return Err(core.gp(0));
     }

@@ -145,6 +145,8 @@ fn sysenter_is_invalid_in_long_mode() {
     for guest in [Guest::user(), Guest::user32(), Guest::long()] {
         assert_eq!(sysenter(guest).bytes(&[0x0f, 0x34]).run().fault(), Some((vector::UD, None)));
     }
+    assert_eq!(sysenter(Guest::long()).bytes(&[0x0f, 0x35]).run().fault(), Some((vector::UD, None)));
+    assert_eq!(sysenter(Guest::user()).bytes(&[0x0f, 0x35]).run().fault(), Some((vector::GP, Some(0))));
 }
 
 #[test]
