@@ -171,6 +171,8 @@ features! {
     // no speculative store bypass, no branch type confusion.
     SsbNo: V1, 0x8000_0008 .0 Ebx 26, [];
     BtcNo: V1, 0x8000_0008 .0 Ebx 29, [];
+    // The branch prediction barrier covers returns.
+    IbpbRet: V1, 0x8000_0008 .0 Ebx 30, [];
 
     LfenceSerializing: V1, 0x8000_0021 .0 Eax 2, [];
     // A null selector loaded into `fs` or `gs` clears the base.

@@ -237,3 +237,7 @@ impl Core {
         LEAVE
     }
 }
+
+#[cfg(test)]
+#[path = "control_test.rs"]
+mod tests;

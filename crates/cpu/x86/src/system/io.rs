@@ -191,3 +191,7 @@ impl Core {
         self.note_port_access(port, T::BYTES);
     }
 }
+
+#[cfg(test)]
+#[path = "io_test.rs"]
+mod tests;

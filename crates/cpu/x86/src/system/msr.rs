@@ -371,3 +371,7 @@ fn idle(number: u32) -> bool {
                 | msr::LS_CFG..=msr::EX_CFG
         )
 }
+
+#[cfg(test)]
+#[path = "msr_test.rs"]
+mod tests;
