@@ -80,8 +80,10 @@ impl CodeCache {
             for (n, byte) in bytes[..len].iter_mut().enumerate() {
                 *byte = ram.load(next + n);
             }
-            let Decoded::Op(op, last) = decode(&bytes[..len], mode, model) else { break };
+            let Decoded::Op(mut op, last) = decode(&bytes[..len], mode, model) else { break };
             next += usize::from(op.len);
+            op.next = (next - at) as u16;
+            op.done = (self.ops.len() - start) as u8 + 1;
             self.ops.push(op);
             if last {
                 break;

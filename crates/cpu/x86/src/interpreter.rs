@@ -6,7 +6,6 @@ use posada_vcpu::{Connections, Error, Event, Exit, Vcpu};
 use crate::cache::CodeCache;
 use crate::core::{Core, segment};
 use crate::decode::{Decoded, LONGEST, decode};
-use crate::int::RIP;
 use crate::mmu::{Access, PAGE_MASK, Place};
 use crate::model::Model;
 use crate::op::{Op, Step, Stop};
@@ -34,7 +33,21 @@ impl Interpreter {
         self.block(true)
     }
 
+    /// Carries out blocks until something comes between.
+    fn blocks(&mut self) -> Step {
+        loop {
+            match self.block(false) {
+                Err(Stop::Fault) => return Err(Stop::Fault),
+                Ok(()) | Err(Stop::Leave) => {}
+            }
+            if self.core.slow || self.core.connections.attention.is_raised() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Carries out one block, or one instruction where `single`.
+    #[inline(always)]
     fn block(&mut self, single: bool) -> Step {
         let core = &mut self.core;
         let rip = core.rip();
@@ -67,14 +80,16 @@ impl Interpreter {
         let ops = &self.cache.ops[range];
         let ops = if single { &ops[..1] } else { ops };
         core.code_changed = false;
-        for (done, op) in ops.iter().enumerate() {
-            let result = execute(core, op);
+        let mut done = 0;
+        for op in ops {
+            core.set_rip(rip.wrapping_add(u64::from(op.next)));
+            let result = (op.run)(core, op);
             if result.is_err() || core.code_changed {
-                core.instructions += done as u64 + u64::from(result != Err(Stop::Fault));
-                return result;
+                return interrupted(core, op, result);
             }
+            done = op.done;
         }
-        core.instructions += ops.len() as u64;
+        core.instructions += u64::from(done);
         Ok(())
     }
 
@@ -97,9 +112,9 @@ impl Interpreter {
                 len += 1;
             }
             if let Decoded::Op(op, _) = decode(&bytes[..len], core.mode, &core.model) {
-                let result = execute(core, &op);
-                core.instructions += u64::from(result != Err(Stop::Fault));
-                return result;
+                core.set_rip(core.rip().wrapping_add(u64::from(op.len)));
+                let result = (op.run)(core, &op);
+                return interrupted(core, &op, result);
             }
         }
         // The instruction does not end within the code segment, or is longer than any may be.
@@ -188,15 +203,14 @@ impl Interpreter {
     }
 }
 
-/// One instruction. The instruction pointer is past it while it runs, and back at it after a fault.
-#[inline(always)]
-fn execute(core: &mut Core, op: &Op) -> Step {
-    let len = u64::from(op.len);
-    let at = usize::from(RIP);
-    core.registers[at] = core.registers[at].wrapping_add(len);
-    let result = (op.run)(core, op);
+/// Ends a block early, after `op`: the instruction pointer, past an instruction while it runs, is back at it after
+/// a fault.
+#[cold]
+fn interrupted(core: &mut Core, op: &Op, result: Step) -> Step {
+    core.instructions += u64::from(op.done);
     if result == Err(Stop::Fault) {
-        core.registers[at] = core.registers[at].wrapping_sub(len);
+        core.set_rip(core.rip().wrapping_sub(u64::from(op.len)));
+        core.instructions -= 1;
     }
     result
 }
@@ -213,7 +227,7 @@ impl Vcpu for Interpreter {
                     continue;
                 }
             }
-            if self.block(false) == Err(Stop::Fault) {
+            if self.blocks() == Err(Stop::Fault) {
                 self.core.deliver_fault();
             }
         }

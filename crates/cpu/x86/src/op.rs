@@ -1,6 +1,6 @@
 //! A predecoded instruction.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{CodeSize, Instruction, OpKind, Register};
 
 use crate::core::Core;
 use crate::int::{HIGH_BYTE, RIP, ZERO};
@@ -44,6 +44,10 @@ pub(crate) struct Op {
     pub aux: u8,
     /// Length in bytes, 1 to 15.
     pub len: u8,
+    /// How many instructions of its block are done when it is, itself included.
+    pub done: u8,
+    /// Where the next instruction is, in bytes from the start of the block.
+    pub next: u16,
 }
 
 /// What decoding depends on besides the bytes.
@@ -72,6 +76,8 @@ impl Op {
             src: ZERO,
             aux: 0,
             len: instruction.len() as u8,
+            done: 1,
+            next: instruction.len() as u16,
         };
         op.set_memory(instruction);
         op
@@ -80,7 +86,16 @@ impl Op {
     fn set_memory(&mut self, i: &Instruction) {
         let memory = i.op_kinds().find(|kind| is_memory(*kind));
         let Some(kind) = memory else { return };
-        self.segment = segment_number(i.memory_segment());
+        self.segment = match i.memory_segment() {
+            // 64-bit code overrides with `fs` and `gs` alone. Which fault a bad address is depends on the rest.
+            Register::ES | Register::CS | Register::SS | Register::DS if i.code_size() == CodeSize::Code64 => {
+                match i.memory_base().full_register() {
+                    Register::RSP | Register::RBP => 2,
+                    _ => 3,
+                }
+            }
+            segment => segment_number(segment),
+        };
         if kind == OpKind::Memory {
             let (base, index) = (i.memory_base(), i.memory_index());
             let displacement = i.memory_displacement64();
