@@ -208,7 +208,7 @@ mod tests {
             for b in 0..=255u8 {
                 let expect = |r: u8, cf: bool, of: bool, af: bool| {
                     u64::from(cf)
-                        | u64::from(r.count_ones() % 2 == 0) << 2
+                        | u64::from(r.count_ones().is_multiple_of(2)) << 2
                         | u64::from(af) << 4
                         | u64::from(r == 0) << 6
                         | u64::from(r >> 7) << 7

@@ -3,13 +3,14 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::flat::{self, is_flat};
 use super::operand::{
     FromRegister, Immediate, InMemory, InRegister, Locked, Source, Target, operand_bits, sized, to_memory,
     with_operands,
 };
 use crate::core::Core;
 use crate::int::Int;
-use crate::op::{Op, Run, Step};
+use crate::op::{Mode, Op, Run, Step};
 
 /// One of the operations: what becomes of two operands, and of the flags.
 trait Binary {
@@ -53,6 +54,7 @@ binary!(Xor, true, |a, b, _carry| a ^ b, logic);
 binary!(Cmp, false, |a, b, _carry| a.wrapping_sub(b), sub);
 binary!(Test, false, |a, b, _carry| a & b, logic);
 
+#[inline(never)]
 fn binary<B: Binary, D: Target, S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
     let b = S::read::<T>(core, op)?;
     let carry = core.flags.cf();
@@ -61,12 +63,44 @@ fn binary<B: Binary, D: Target, S: Source, T: Int>(core: &mut Core, op: &Op) -> 
     Ok(())
 }
 
-fn lower_binary<B: Binary>(i: &Instruction) -> Op {
+fn register_flat<B: Binary, T: Int>(core: &mut Core, op: &Op) -> Step {
+    let Some(b) = flat::load::<T>(core, op) else { return binary::<B, InRegister, InMemory, T>(core, op) };
+    let (a, carry) = (core.reg::<T>(op.dst), core.flags.cf());
+    let result = B::result(a, b, carry);
+    if B::WRITES {
+        core.set_reg(op.dst, result);
+    }
+    B::flags(core, a, b, result);
+    Ok(())
+}
+
+fn flat_with<B: Binary, S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
+    let carry = core.flags.cf();
+    if B::WRITES {
+        let Some(at) = flat::place::<T>(core, op) else { return binary::<B, InMemory, S, T>(core, op) };
+        let a = core.connections.ram.load::<T>(at);
+        let b = S::read::<T>(core, op)?;
+        let result = B::result(a, b, carry);
+        flat::store(core, at, result);
+        B::flags(core, a, b, result);
+    } else {
+        let Some(a) = flat::load::<T>(core, op) else { return binary::<B, InMemory, S, T>(core, op) };
+        let b = S::read::<T>(core, op)?;
+        B::flags(core, a, b, B::result(a, b, carry));
+    }
+    Ok(())
+}
+
+fn lower_binary<B: Binary>(i: &Instruction, mode: Mode) -> Op {
     let bits = operand_bits(i);
     let register = i.op1_kind() == OpKind::Register;
+    let flat = is_flat(i, mode);
     let run: Run = match (to_memory(i), register) {
         (true, true) if i.has_lock_prefix() => sized!(bits, binary::<B, Locked, FromRegister>),
         (true, false) if i.has_lock_prefix() => sized!(bits, binary::<B, Locked, Immediate>),
+        (true, true) if flat => sized!(bits, flat_with::<B, FromRegister>),
+        (true, false) if flat => sized!(bits, flat_with::<B, Immediate>),
+        (false, false) if flat => sized!(bits, register_flat::<B>),
         (true, true) => sized!(bits, binary::<B, InMemory, FromRegister>),
         (true, false) => sized!(bits, binary::<B, InMemory, Immediate>),
         (false, true) => sized!(bits, binary::<B, InRegister, FromRegister>),
@@ -145,17 +179,17 @@ fn lower_unary<U: Unary>(i: &Instruction) -> Op {
     with_operands(run, i)
 }
 
-pub(super) fn lower(i: &Instruction) -> Option<Op> {
+pub(super) fn lower(i: &Instruction, mode: Mode) -> Option<Op> {
     Some(match i.mnemonic() {
-        Mnemonic::Add => lower_binary::<Add>(i),
-        Mnemonic::Or => lower_binary::<Or>(i),
-        Mnemonic::Adc => lower_binary::<Adc>(i),
-        Mnemonic::Sbb => lower_binary::<Sbb>(i),
-        Mnemonic::And => lower_binary::<And>(i),
-        Mnemonic::Sub => lower_binary::<Sub>(i),
-        Mnemonic::Xor => lower_binary::<Xor>(i),
-        Mnemonic::Cmp => lower_binary::<Cmp>(i),
-        Mnemonic::Test => lower_binary::<Test>(i),
+        Mnemonic::Add => lower_binary::<Add>(i, mode),
+        Mnemonic::Or => lower_binary::<Or>(i, mode),
+        Mnemonic::Adc => lower_binary::<Adc>(i, mode),
+        Mnemonic::Sbb => lower_binary::<Sbb>(i, mode),
+        Mnemonic::And => lower_binary::<And>(i, mode),
+        Mnemonic::Sub => lower_binary::<Sub>(i, mode),
+        Mnemonic::Xor => lower_binary::<Xor>(i, mode),
+        Mnemonic::Cmp => lower_binary::<Cmp>(i, mode),
+        Mnemonic::Test => lower_binary::<Test>(i, mode),
         Mnemonic::Inc => lower_unary::<Inc>(i),
         Mnemonic::Dec => lower_unary::<Dec>(i),
         Mnemonic::Neg => lower_unary::<Neg>(i),

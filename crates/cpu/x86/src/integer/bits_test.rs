@@ -85,7 +85,7 @@ fn zero_counts_follow_the_operand_size() {
     let (tzcnt, lzcnt, lzcnt16) =
         ([0xf3, 0x0f, 0xbc, 0xc2], [0xf3, 0x0f, 0xbd, 0xc2], [0x66, 0xf3, 0x0f, 0xbd, 0xc2]);
     let run = |code: &[u8], value: u64| {
-        let core = count(Guest::long().reg(gpr::RDX, value).flags(ALL), code);
+        let core = count(&Guest::long().reg(gpr::RDX, value).flags(ALL), code);
         (core.registers[0], core.flags.bits())
     };
     assert_eq!(run(&tzcnt, 8), (3, rflags::OF));

@@ -9,13 +9,13 @@ use crate::testing::{DATA, Guest};
 const ALL: u64 = rflags::CF | rflags::PF | rflags::AF | rflags::ZF | rflags::SF | rflags::OF;
 
 /// Carries out one instruction that no CPU model need announce.
-pub(in crate::integer) fn carry_out_unannounced(guest: Guest, code: &[u8]) -> Core {
+pub(in crate::integer) fn carry_out_unannounced(guest: &Guest, code: &[u8]) -> Core {
     let (core, result) = try_unannounced(guest, 64, code);
     result.expect("the instruction does not fault");
     core
 }
 
-fn try_unannounced(guest: Guest, bits: u32, code: &[u8]) -> (Core, Result<(), Stop>) {
+fn try_unannounced(guest: &Guest, bits: u32, code: &[u8]) -> (Core, Result<(), Stop>) {
     let mut core = Core::new(guest.connections.clone(), guest.model.clone());
     core.load_state(&guest.state);
     let instruction = Decoder::with_ip(bits, code, 0, iced_x86::DecoderOptions::AMD).decode();
@@ -38,7 +38,7 @@ fn run(
 ) -> (u64, u64) {
     let guest =
         Guest::long().reg(gpr::RDX, first).reg(gpr::RCX, second).reg(gpr::RAX, u64::MAX).flags(rflags::OF);
-    let core = carry_out_unannounced(guest, &assembled(write));
+    let core = carry_out_unannounced(&guest, &assembled(write));
     (core.registers[0], core.flags.bits())
 }
 
@@ -84,7 +84,7 @@ fn deposit_and_extract_are_inverse() {
 fn mulx_leaves_the_flags_and_lets_the_upper_half_win() {
     let multiply = |write: fn(&mut CodeAssembler) -> Result<(), IcedError>| {
         let guest = Guest::long().reg(gpr::RDX, u64::MAX).reg(gpr::RCX, 16).flags(ALL);
-        let core = carry_out_unannounced(guest, &assembled(write));
+        let core = carry_out_unannounced(&guest, &assembled(write));
         assert_eq!(core.flags.bits(), ALL);
         (core.registers[gpr::RAX], core.registers[gpr::RBX])
     };
@@ -96,7 +96,7 @@ fn mulx_leaves_the_flags_and_lets_the_upper_half_win() {
 fn two_carry_chains_do_not_meet() {
     let add = |write: fn(&mut CodeAssembler) -> Result<(), IcedError>, flags| {
         let guest = Guest::long().reg(gpr::RAX, 0xffff_ffff).reg(gpr::RDX, 0).flags(flags);
-        let core = carry_out_unannounced(guest, &assembled(write));
+        let core = carry_out_unannounced(&guest, &assembled(write));
         (core.registers[gpr::RAX], core.flags.bits())
     };
     let (cf, of) = (rflags::CF, rflags::OF);
@@ -110,19 +110,19 @@ fn two_carry_chains_do_not_meet() {
 #[test]
 fn operands_come_from_memory_too() {
     let guest = || Guest::long().reg(gpr::RBX, DATA).reg(gpr::RCX, 4).memory(DATA, &[0xf0]);
-    let core = carry_out_unannounced(guest(), &assembled(|a| a.shrx(eax, dword_ptr(rbx), ecx)));
+    let core = carry_out_unannounced(&guest(), &assembled(|a| a.shrx(eax, dword_ptr(rbx), ecx)));
     assert_eq!(core.registers[gpr::RAX], 0xf);
-    let core = carry_out_unannounced(guest(), &assembled(|a| a.rorx(eax, dword_ptr(rbx), 4)));
+    let core = carry_out_unannounced(&guest(), &assembled(|a| a.rorx(eax, dword_ptr(rbx), 4)));
     assert_eq!(core.registers[gpr::RAX], 0xf);
 }
 
 #[test]
 fn big_endian_moves_reverse_bytes() {
     let guest = Guest::long().reg(gpr::RBX, DATA).memory(DATA, &[1, 2, 3, 4]);
-    let core = carry_out_unannounced(guest, &assembled(|a| a.movbe(ax, word_ptr(rbx))));
+    let core = carry_out_unannounced(&guest, &assembled(|a| a.movbe(ax, word_ptr(rbx))));
     assert_eq!(core.registers[gpr::RAX], 0x0102);
     let guest = Guest::long().reg(gpr::RBX, DATA).reg(gpr::RAX, 0x0102_0304);
-    let core = carry_out_unannounced(guest, &assembled(|a| a.movbe(dword_ptr(rbx), eax)));
+    let core = carry_out_unannounced(&guest, &assembled(|a| a.movbe(dword_ptr(rbx), eax)));
     assert_eq!(core.connections.ram.load::<u32>(DATA as usize), 0x0403_0201);
 }
 
@@ -130,7 +130,7 @@ fn big_endian_moves_reverse_bytes() {
 fn real_and_virtual_8086_mode_have_no_vex_encodings() {
     let code = assembled(|a| a.andn(eax, edx, ecx));
     for guest in [Guest::real(), Guest::v8086()] {
-        let (core, result) = try_unannounced(guest, 32, &code);
+        let (core, result) = try_unannounced(&guest, 32, &code);
         assert_eq!((result, core.fault.vector), (Err(Stop::Fault), 6));
     }
 }

@@ -5,12 +5,13 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
+use super::flat;
 use super::operand::{
     FromRegister, InMemory, Source, condition, conditional, operand_bits, sized_wide, with_operands,
 };
 use crate::core::{Core, segment};
 use crate::int::Int;
-use crate::op::{Op, Run, Step, is_memory};
+use crate::op::{Mode, Op, Run, Step, is_memory};
 
 const RCX: u8 = 1;
 
@@ -55,6 +56,17 @@ fn jcc<const C: u8, T: Int>(core: &mut Core, op: &Op) -> Step {
     Ok(())
 }
 
+fn call_flat(core: &mut Core, op: &Op) -> Step {
+    let next = core.rip();
+    let to = next.wrapping_add(op.imm);
+    if !Core::is_canonical(to) || flat::push(core, next).is_none() {
+        return call::<u64>(core, op);
+    }
+    core.set_rip(to);
+    Ok(())
+}
+
+#[inline(never)]
 fn call<T: Int>(core: &mut Core, op: &Op) -> Step {
     let to = relative::<T>(core, op)?;
     core.push(T::new(core.rip()))?;
@@ -70,7 +82,19 @@ fn call_indirect<S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
     Ok(())
 }
 
+fn ret_flat(core: &mut Core, op: &Op) -> Step {
+    let pointer = core.registers[4];
+    let to = match flat::load_at::<u64>(core, pointer) {
+        Some(to) if Core::is_canonical(to) => to,
+        _ => return ret::<u64>(core, op),
+    };
+    core.registers[4] = pointer.wrapping_add(8);
+    core.set_rip(to);
+    Ok(())
+}
+
 /// `ret`, which drops `imm` bytes of arguments.
+#[inline(never)]
 fn ret<T: Int>(core: &mut Core, op: &Op) -> Step {
     let pointer = core.stack_pointer();
     let to = core.read::<T>(segment::SS, pointer)?.zext();
@@ -178,7 +202,10 @@ fn lower_indirect(i: &Instruction, is_call: bool) -> Op {
     op
 }
 
-fn lower_ret(i: &Instruction) -> Op {
+fn lower_ret(i: &Instruction, mode: Mode) -> Op {
+    if i.code() == Code::Retnq && mode.code_bits == 64 {
+        return Op::new(ret_flat, i);
+    }
     let bits = match i.code() {
         Code::Retnw | Code::Retnw_imm16 => 16,
         Code::Retnd | Code::Retnd_imm16 => 32,
@@ -191,13 +218,18 @@ fn lower_ret(i: &Instruction) -> Op {
     op
 }
 
-pub(super) fn lower(i: &Instruction) -> Option<Op> {
+pub(super) fn lower(i: &Instruction, mode: Mode) -> Option<Op> {
     Some(match i.mnemonic() {
         Mnemonic::Jmp if i.is_jmp_short_or_near() => lower_relative(i, |bits| sized_wide!(bits, jmp)),
         Mnemonic::Jmp if i.is_jmp_near_indirect() => lower_indirect(i, false),
+        Mnemonic::Call
+            if i.is_call_near() && mode.code_bits == 64 && i.op0_kind() == OpKind::NearBranch64 =>
+        {
+            lower_relative(i, |_| call_flat)
+        }
         Mnemonic::Call if i.is_call_near() => lower_relative(i, |bits| sized_wide!(bits, call)),
         Mnemonic::Call if i.is_call_near_indirect() => lower_indirect(i, true),
-        Mnemonic::Ret => lower_ret(i),
+        Mnemonic::Ret => lower_ret(i, mode),
         Mnemonic::Jcxz => lower_relative(i, |bits| sized_wide!(bits, jump_if_no_count::<u16>)),
         Mnemonic::Jecxz => lower_relative(i, |bits| sized_wide!(bits, jump_if_no_count::<u32>)),
         Mnemonic::Jrcxz => lower_relative(i, |bits| sized_wide!(bits, jump_if_no_count::<u64>)),

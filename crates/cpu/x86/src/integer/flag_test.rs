@@ -1,3 +1,4 @@
+use iced_x86::code_asm::CodeAssembler;
 use posada_vcpu::x86::{gpr, rflags};
 
 use crate::testing::{CODE, Guest};
@@ -15,17 +16,17 @@ fn single_flags_change_alone() {
         assert_eq!(after(0xfd), before | rflags::DF);
         assert_eq!(after(0xfc), before);
     }
-    let o = Guest::long().code(|a| a.cld()).flags(rflags::DF).run();
+    let o = Guest::long().code(CodeAssembler::cld).flags(rflags::DF).run();
     assert!(!o.has(rflags::DF));
 }
 
 #[test]
 fn ah_holds_the_low_flags() {
-    let o = Guest::long().code(|a| a.lahf()).reg(gpr::RAX, u64::MAX).flags(ALL).run();
+    let o = Guest::long().code(CodeAssembler::lahf).reg(gpr::RAX, u64::MAX).flags(ALL).run();
     assert_eq!(o.reg(gpr::RAX), 0xffff_ffff_ffff_d7ff);
-    let o = Guest::long().code(|a| a.sahf()).reg(gpr::RAX, 0x2a00).flags(ALL).run();
+    let o = Guest::long().code(CodeAssembler::sahf).reg(gpr::RAX, 0x2a00).flags(ALL).run();
     assert_eq!(o.state.rflags & ALL, rflags::OF, "OF stays");
-    let o = Guest::long().code(|a| a.sahf()).reg(gpr::RAX, 0xff00).run();
+    let o = Guest::long().code(CodeAssembler::sahf).reg(gpr::RAX, 0xff00).run();
     assert_eq!(o.state.rflags, ALL & !rflags::OF | rflags::FIXED);
 }
 

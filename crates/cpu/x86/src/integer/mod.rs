@@ -13,6 +13,7 @@ mod decimal;
 mod exchange;
 mod fence;
 mod flag;
+mod flat;
 mod mov;
 mod multiply;
 mod operand;
@@ -29,11 +30,11 @@ pub(crate) use flag::hint;
 
 /// The operation that carries out `instruction`, if it is a general-purpose one.
 pub(crate) fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
-    let _ = (mode, model);
-    alu::lower(instruction)
-        .or_else(|| mov::lower(instruction))
-        .or_else(|| branch::lower(instruction))
-        .or_else(|| stack::lower(instruction))
+    let _ = model;
+    alu::lower(instruction, mode)
+        .or_else(|| mov::lower(instruction, mode))
+        .or_else(|| branch::lower(instruction, mode))
+        .or_else(|| stack::lower(instruction, mode))
         .or_else(|| shift::lower(instruction))
         .or_else(|| exchange::lower(instruction))
         .or_else(|| fence::lower(instruction))

@@ -3,21 +3,36 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
+use super::flat::{self, is_flat};
 use super::operand::{
     FromRegister, Immediate, InMemory, InRegister, Source, Target, bits_of, condition, conditional,
     operand_bits, sized, sized_wide, to_memory, with_operands,
 };
 use crate::core::Core;
 use crate::int::Int;
-use crate::op::{Op, Run, Step};
+use crate::op::{Mode, Op, Run, Step};
 
 const RAX: u8 = 0;
 const RDX: u8 = 2;
 const RBX: usize = 3;
 
+#[inline(never)]
 fn mov<D: Target, S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
     let value = S::read::<T>(core, op)?;
     D::put(core, op, value)
+}
+
+fn load_flat<T: Int>(core: &mut Core, op: &Op) -> Step {
+    let Some(value) = flat::load::<T>(core, op) else { return mov::<InRegister, InMemory, T>(core, op) };
+    core.set_reg(op.dst, value);
+    Ok(())
+}
+
+fn store_flat<S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
+    let Some(at) = flat::place::<T>(core, op) else { return mov::<InMemory, S, T>(core, op) };
+    let value = S::read::<T>(core, op)?;
+    flat::store(core, at, value);
+    Ok(())
 }
 
 /// From a full 64-bit address.
@@ -33,7 +48,7 @@ fn store_absolute<T: Int>(core: &mut Core, op: &Op) -> Step {
     core.write(op.segment, op.imm, value)
 }
 
-fn lower_mov(i: &Instruction) -> Option<Op> {
+fn lower_mov(i: &Instruction, mode: Mode) -> Option<Op> {
     let general = |kind: OpKind, n: u32| kind != OpKind::Register || i.op_register(n).is_gpr();
     if !general(i.op0_kind(), 0) || !general(i.op1_kind(), 1) {
         // Segment, control and debug registers are somebody else's.
@@ -52,6 +67,11 @@ fn lower_mov(i: &Instruction) -> Option<Op> {
         {
             sized!(bits, store_absolute)
         }
+        _ if is_flat(i, mode) => match (to_memory(i), i.op1_kind()) {
+            (true, OpKind::Register) => sized!(bits, store_flat::<FromRegister>),
+            (true, _) => sized!(bits, store_flat::<Immediate>),
+            (false, _) => sized!(bits, load_flat),
+        },
         _ => match (to_memory(i), i.op1_kind()) {
             (true, OpKind::Register) => sized!(bits, mov::<InMemory, FromRegister>),
             (true, _) => sized!(bits, mov::<InMemory, Immediate>),
@@ -63,22 +83,41 @@ fn lower_mov(i: &Instruction) -> Option<Op> {
     Some(with_operands(run, i))
 }
 
+#[inline(never)]
 fn zero_extend<S: Source, N: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
     let value = S::read::<N>(core, op)?.zext();
     core.set_reg(op.dst, T::new(value));
     Ok(())
 }
 
+#[inline(never)]
 fn sign_extend<S: Source, N: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
     let value = S::read::<N>(core, op)?.sext();
     core.set_reg(op.dst, T::new(value));
     Ok(())
 }
 
-fn lower_extend(i: &Instruction, signed: bool) -> Op {
+fn zero_extend_flat<N: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
+    let Some(value) = flat::load::<N>(core, op) else { return zero_extend::<InMemory, N, T>(core, op) };
+    core.set_reg(op.dst, T::new(value.zext()));
+    Ok(())
+}
+
+fn sign_extend_flat<N: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
+    let Some(value) = flat::load::<N>(core, op) else { return sign_extend::<InMemory, N, T>(core, op) };
+    core.set_reg(op.dst, T::new(value.sext()));
+    Ok(())
+}
+
+fn lower_extend(i: &Instruction, mode: Mode, signed: bool) -> Op {
     let bits = operand_bits(i);
     let register = i.op1_kind() == OpKind::Register;
     let run: Run = match (signed, register, bits_of(i, 1)) {
+        (false, false, 8) if is_flat(i, mode) => sized_wide!(bits, zero_extend_flat::<u8>),
+        (false, false, _) if is_flat(i, mode) => sized_wide!(bits, zero_extend_flat::<u16>),
+        (true, false, 8) if is_flat(i, mode) => sized_wide!(bits, sign_extend_flat::<u8>),
+        (true, false, 16) if is_flat(i, mode) => sized_wide!(bits, sign_extend_flat::<u16>),
+        (true, false, _) if is_flat(i, mode) => sized_wide!(bits, sign_extend_flat::<u32>),
         (false, true, 8) => sized_wide!(bits, zero_extend::<FromRegister, u8>),
         (false, true, _) => sized_wide!(bits, zero_extend::<FromRegister, u16>),
         (false, false, 8) => sized_wide!(bits, zero_extend::<InMemory, u8>),
@@ -175,13 +214,13 @@ fn xlat(core: &mut Core, op: &Op) -> Step {
     Ok(())
 }
 
-pub(super) fn lower(i: &Instruction) -> Option<Op> {
+pub(super) fn lower(i: &Instruction, mode: Mode) -> Option<Op> {
     let bits = operand_bits(i);
     let plain = |run| Some(Op::new(run, i));
     match i.mnemonic() {
-        Mnemonic::Mov => lower_mov(i),
-        Mnemonic::Movzx => Some(lower_extend(i, false)),
-        Mnemonic::Movsx | Mnemonic::Movsxd => Some(lower_extend(i, true)),
+        Mnemonic::Mov => lower_mov(i, mode),
+        Mnemonic::Movzx => Some(lower_extend(i, mode, false)),
+        Mnemonic::Movsx | Mnemonic::Movsxd => Some(lower_extend(i, mode, true)),
         Mnemonic::Movnti => Some(with_operands(sized_wide!(bits, mov::<InMemory, FromRegister>), i)),
         Mnemonic::Movbe if to_memory(i) => {
             Some(with_operands(sized_wide!(bits, movbe::<InMemory, FromRegister>), i))

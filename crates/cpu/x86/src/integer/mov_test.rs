@@ -152,9 +152,9 @@ fn the_accumulator_extends_its_sign() {
         .run();
     assert_eq!((o.reg(gpr::RBX), o.reg(gpr::RCX)), (0xff80, 0xffff_ff80));
     assert_eq!((o.reg(gpr::RAX), o.reg(gpr::RDX)), (-128_i64 as u64, u64::MAX));
-    let o = Guest::long().code(|a| a.cdq()).reg(gpr::RAX, 0x7fff_ffff).reg(gpr::RDX, u64::MAX).run();
+    let o = Guest::long().code(CodeAssembler::cdq).reg(gpr::RAX, 0x7fff_ffff).reg(gpr::RDX, u64::MAX).run();
     assert_eq!(o.reg(gpr::RDX), 0);
-    let o = Guest::long().code(|a| a.cwd()).reg(gpr::RAX, 0x8000).run();
+    let o = Guest::long().code(CodeAssembler::cwd).reg(gpr::RAX, 0x8000).run();
     assert_eq!(o.reg(gpr::RDX), 0xffff);
 }
 
@@ -174,14 +174,14 @@ fn bswap_reverses_bytes() {
 #[test]
 fn xlat_looks_up_in_a_table_of_bytes() {
     let o = Guest::long()
-        .code(|a| a.xlatb())
+        .code(CodeAssembler::xlatb)
         .reg(gpr::RAX, 0xff10)
         .reg(gpr::RBX, DATA)
         .memory(DATA + 0x10, &[0x77])
         .run();
     assert_eq!(o.reg(gpr::RAX), 0xff77);
     let o = Guest::real()
-        .code(|a| a.xlatb())
+        .code(CodeAssembler::xlatb)
         .reg(gpr::RAX, 0xff)
         .reg(gpr::RBX, 0xffff)
         .memory(0xfe, &[0x66])

@@ -3,18 +3,28 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use posada_vcpu::x86::rflags;
 
+use super::flat;
 use super::operand::{FromRegister, Immediate, InMemory, Source, sized_wide, to_memory, with_operands};
 use crate::access::LEAVE;
 use crate::core::{Core, segment};
 use crate::int::Int;
-use crate::op::{Op, Run, Step};
+use crate::op::{Mode, Op, Run, Step};
 
 const RSP: u8 = 4;
 const RBP: u8 = 5;
 
+#[inline(never)]
 fn push<S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
     let value = S::read::<T>(core, op)?;
     core.push(value)
+}
+
+fn push_flat(core: &mut Core, op: &Op) -> Step {
+    let value = core.reg::<u64>(op.src);
+    if flat::push(core, value).is_none() {
+        return push::<FromRegister, u64>(core, op);
+    }
+    Ok(())
 }
 
 /// A segment register's selector, zero-extended.
@@ -23,6 +33,15 @@ fn push_selector<T: Int>(core: &mut Core, op: &Op) -> Step {
     core.push(T::new(u64::from(selector)))
 }
 
+fn pop_flat(core: &mut Core, op: &Op) -> Step {
+    let pointer = core.registers[usize::from(RSP)];
+    let Some(value) = flat::load_at::<u64>(core, pointer) else { return pop::<u64>(core, op) };
+    core.registers[usize::from(RSP)] = pointer.wrapping_add(8);
+    core.set_reg(op.dst, value);
+    Ok(())
+}
+
+#[inline(never)]
 fn pop<T: Int>(core: &mut Core, op: &Op) -> Step {
     // `pop rsp` ends with what was popped, not with what popping leaves.
     let value = core.pop::<T>()?;
@@ -136,10 +155,12 @@ fn leave<T: Int>(core: &mut Core, _: &Op) -> Step {
     Ok(())
 }
 
-fn lower_push(i: &Instruction, bits: u32) -> Op {
+fn lower_push(i: &Instruction, mode: Mode, bits: u32) -> Op {
     let register = i.op0_kind() == OpKind::Register;
     let run: Run = if register && i.op0_register().is_segment_register() {
         sized_wide!(bits, push_selector)
+    } else if register && bits == 64 && mode.code_bits == 64 {
+        push_flat
     } else if register {
         sized_wide!(bits, push::<FromRegister>)
     } else if to_memory(i) {
@@ -152,15 +173,16 @@ fn lower_push(i: &Instruction, bits: u32) -> Op {
     op
 }
 
-pub(super) fn lower(i: &Instruction) -> Option<Op> {
+pub(super) fn lower(i: &Instruction, mode: Mode) -> Option<Op> {
     let bits = i.stack_pointer_increment().unsigned_abs() * 8;
     Some(match i.mnemonic() {
-        Mnemonic::Push => lower_push(i, bits),
+        Mnemonic::Push => lower_push(i, mode, bits),
         // A segment register is loaded with all that goes with it: somebody else's.
         Mnemonic::Pop if i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() => {
             return None;
         }
         Mnemonic::Pop if to_memory(i) => with_operands(sized_wide!(bits, pop_memory), i),
+        Mnemonic::Pop if bits == 64 && mode.code_bits == 64 => with_operands(pop_flat, i),
         Mnemonic::Pop => with_operands(sized_wide!(bits, pop), i),
         Mnemonic::Pusha => Op::new(pusha::<u16>, i),
         Mnemonic::Pushad => Op::new(pusha::<u32>, i),

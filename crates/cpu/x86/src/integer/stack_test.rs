@@ -67,7 +67,7 @@ fn selectors_are_pushed_zero_extended() {
 
 #[test]
 fn pusha_pushes_the_old_stack_pointer_and_popa_skips_it() {
-    let mut guest = Guest::protected().code(|a| a.pushad());
+    let mut guest = Guest::protected().code(CodeAssembler::pushad);
     for n in [0, 1, 2, 3, 5, 6, 7] {
         guest = guest.reg(n, 0x100 + n as u64);
     }
@@ -78,7 +78,7 @@ fn pusha_pushes_the_old_stack_pointer_and_popa_skips_it() {
     }
     assert_eq!(o.reg(gpr::RSP), STACK - 32);
     let bytes: Vec<u8> = (0..16).collect();
-    let o = Guest::protected().code(|a| a.popa()).memory(STACK, &bytes).run();
+    let o = Guest::protected().code(CodeAssembler::popa).memory(STACK, &bytes).run();
     let words = [0x0f0e, 0x0d0c, 0x0b0a, 0x0908, STACK + 16, 0x0504, 0x0302, 0x0100];
     assert_eq!(o.state.gpr[..8], words);
 }
@@ -109,7 +109,7 @@ fn popf_changes_what_the_privilege_level_may_change() {
 
 #[test]
 fn pushf_shows_neither_rf_nor_vm() {
-    let o = Guest::long().code(|a| a.pushfq()).flags(rflags::RF | rflags::AC | rflags::CF).run();
+    let o = Guest::long().code(CodeAssembler::pushfq).flags(rflags::RF | rflags::AC | rflags::CF).run();
     assert_eq!(o.load::<u64>(STACK - 8), rflags::AC | rflags::CF | rflags::FIXED);
 }
 
@@ -130,7 +130,7 @@ fn enter_makes_a_frame_and_leave_takes_it_away() {
     let o = Guest::long().code(|a| a.enter(0x20, 0)).reg(gpr::RBP, 0x1234).run();
     assert_eq!((o.reg(gpr::RBP), o.reg(gpr::RSP)), (STACK - 8, STACK - 0x28));
     assert_eq!(o.load::<u64>(STACK - 8), 0x1234);
-    let o = Guest::long().code(|a| a.leave()).reg(gpr::RBP, STACK - 8).memory(STACK - 8, &[7]).run();
+    let o = Guest::long().code(CodeAssembler::leave).reg(gpr::RBP, STACK - 8).memory(STACK - 8, &[7]).run();
     assert_eq!((o.reg(gpr::RBP), o.reg(gpr::RSP)), (7, STACK));
     // In 16-bit code with a 32-bit operand.
     let o = Guest::real().bytes(&[0x66, 0xc9]).reg(gpr::RBP, DATA).memory(DATA, &[1, 2, 3, 4]).run();
