@@ -9,6 +9,7 @@
 //! - [`Bus`]: ports and memory-mapped registers, called by the engine while it runs.
 //! - [`Interrupts`]: what the board's local APIC has for this virtual CPU; [`Attention`] tells the engine to look.
 //! - [`Clock`]: the guest's time, from which its time-stamp counter is read.
+//! - `conformance` (a feature): the small guests that every engine must run alike.
 //!
 //! ```
 //! use posada_vcpu::{Attention, Bus, NoInterrupts, x86};
@@ -32,6 +33,8 @@
 mod attention;
 mod bus;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod vcpu;
 pub mod x86;
 
