@@ -40,7 +40,10 @@ impl Core {
                 return Err(self.gp(0));
             }
             if call {
-                self.push_return_address::<T>()?;
+                let mut stack = self.current_stack(0);
+                let frame = [u64::from(self.cs().selector), self.rip()];
+                self.push_frame::<T>(&mut stack, &frame)?;
+                self.set_stack_pointer(stack.pointer);
             }
             self.set_real_code(selector, offset);
             return Ok(());
@@ -76,17 +79,25 @@ impl Core {
         }
         self.check_target(&code, offset)?;
         self.mark_accessed(target)?;
-        if call {
-            self.push_return_address::<T>()?;
-        }
-        self.set_code(code, self.cpl, offset);
-        Ok(())
+        self.set_code_at_same_level::<T>(code, offset, call)
     }
 
-    fn push_return_address<T: Int>(&mut self) -> Step {
-        let mut stack = self.current_stack(0);
+    /// Goes on at `offset` of a code segment; a call pushes the return address first, of operand size `T`, on the
+    /// stack as the new code sees it.
+    fn set_code_at_same_level<T: Int>(&mut self, code: Segment, offset: u64, call: IsCall) -> Step {
+        if !call {
+            self.set_code(code, self.cpl, offset);
+            return Ok(());
+        }
+        let (segment, pointer) = (self.segments[usize::from(segment::SS)], self.registers[4]);
+        let mut stack = if self.long_active() && code.long() {
+            Stack::long(segment, pointer, 0)
+        } else {
+            Stack::new(segment, pointer, 0)
+        };
         let selector = u64::from(self.cs().selector);
         self.push_frame::<T>(&mut stack, &[selector, self.rip()])?;
+        self.set_code(code, self.cpl, offset);
         self.set_stack_pointer(stack.pointer);
         Ok(())
     }
@@ -123,24 +134,10 @@ impl Core {
         }
         self.check_target(&code, offset)?;
         self.mark_accessed(&target)?;
-        let cpl = if inward { target.dpl() } else { self.cpl };
         if inward {
-            return self.call_inward::<T>(gate, code, cpl, offset);
+            return self.call_inward::<T>(gate, code, target.dpl(), offset);
         }
-        if call {
-            // 64-bit code's stack has no limits, even if it is still a 32-bit program's.
-            let mut stack = self.current_stack(0);
-            if long {
-                stack = Stack::long(stack.segment, self.registers[4], 0);
-            }
-            let selector = u64::from(self.cs().selector);
-            self.push_frame::<T>(&mut stack, &[selector, self.rip()])?;
-            self.set_code(code, cpl, offset);
-            self.set_stack_pointer(stack.pointer);
-        } else {
-            self.set_code(code, cpl, offset);
-        }
-        Ok(())
+        self.set_code_at_same_level::<T>(code, offset, call)
     }
 
     /// A call to a more privileged level: on its own stack, with the parameters copied there.

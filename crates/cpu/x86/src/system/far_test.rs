@@ -321,3 +321,10 @@ fn from_real_mode_to_64_bit_mode_and_back() {
     assert_eq!((outcome.reg(3), outcome.state.cr0 & 0x8000_0001), (0xdef0, 0));
     assert_eq!((outcome.state.msrs.efer, outcome.state.gpr[8]), (0, 0x1234_5678_9abc_def0));
 }
+
+#[test]
+fn a_far_call_from_64_bit_to_32_bit_code_pushes_on_the_32_bit_stack() {
+    let outcome = far(long().reg(RSP, 0x8e34_1ff4_0000_7000), true, CODE32, 0x1234);
+    assert_eq!((outcome.fault(), at(&outcome.state)), (None, (CODE32, 0x1234)));
+    assert_eq!((outcome.reg(RSP), outcome.stack::<u32, 2>()), (0x6ff8, [START + 2, CODE.into()]));
+}

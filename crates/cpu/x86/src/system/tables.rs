@@ -250,8 +250,12 @@ fn arpl<const MEMORY: bool>(core: &mut Core, op: &Op) -> Step {
         (if raised { name(old) | least } else { old }, raised)
     };
     let raised = if MEMORY {
-        let offset = op.address(core);
-        core.modify::<u16, bool>(op.segment, offset, |_, old| raise(old))?
+        let (new, raised) = raise(core.read_op(op)?);
+        // Where nothing is to be raised the operand need not be writable.
+        if raised {
+            core.write_op(op, new)?;
+        }
+        raised
     } else {
         let (new, raised) = raise(core.reg(op.dst));
         core.set_reg(op.dst, new);

@@ -228,3 +228,12 @@ fn requested_privilege_levels_are_raised_and_never_lowered() {
         assert_eq!((outcome.load::<u16>(FREE_RAM), outcome.has(rflags::ZF)), (new as u16, zf));
     }
 }
+
+#[test]
+fn a_privilege_level_that_is_high_enough_is_not_written() {
+    let arpl = |least: u64| {
+        let guest = protected().with(|state| state.segments.ds.attributes &= !2);
+        guest.store(FREE_RAM, 0x12_u16).reg(RBX, least).code(|a| a.arpl(word_ptr(FREE_RAM), bx)).run().fault()
+    };
+    assert_eq!((arpl(2), arpl(3)), (None, Some((vector::GP, Some(0)))));
+}
