@@ -251,6 +251,11 @@ impl Host {
         }
         self.skip_to_magic(&mut bytes);
         while !bytes.is_empty() && self.guest.ending.is_none() {
+            if self.decoder.at_start() && bytes[0] == wire::MAGIC[0] {
+                self.begin_again();
+                self.skip_to_magic(&mut bytes);
+                continue;
+            }
             let obeyed = match self.decoder.next(&mut bytes) {
                 Ok(Some(frame)) => self.guest.obey(frame, report),
                 Ok(None) => Ok(()),
@@ -262,6 +267,20 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// The guest has rebooted: a new agent speaks, who knows nothing of what was said before.
+    fn begin_again(&mut self) {
+        let ended = self.stdin_ended;
+        *self = Self { size: self.size, closed: self.closed, ..Self::new() };
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if self.closed[stream as usize] {
+                self.send(kind::OUTPUT_CLOSED, &[stream.kind()]);
+            }
+        }
+        if ended {
+            self.end_stdin();
+        }
     }
 
     fn skip_to_magic(&mut self, bytes: &mut &[u8]) {

@@ -228,3 +228,17 @@ fn random_bytes_never_panic_and_never_grow_the_host() {
         assert!(host.take_output().len() < 8192);
     }
 }
+
+#[test]
+fn a_guest_that_reboots_opens_again() {
+    let mut host = ready();
+    host.end_stdin();
+    said(&mut host);
+    assert_eq!(receive(&mut host, b"\x00pos").unwrap(), [""; 0]);
+    assert!(!host.is_ready(), "nobody hears what is said to a machine that restarts");
+    let mut rest = wire::MAGIC[4..].to_vec();
+    rest.extend(frame(kind::HELLO, &wire::STDIN_WINDOW.to_le_bytes()));
+    rest.extend(exit(ending::EXITED, 5));
+    assert_eq!(receive(&mut host, &rest).unwrap(), ["Ready", "Ended(Exited(5))"]);
+    assert_eq!(said(&mut host), [(kind::STDIN_EOF, vec![])], "the new agent is told what the old one was");
+}

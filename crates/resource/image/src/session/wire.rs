@@ -5,7 +5,7 @@
 //!
 //! The channel is any ordered, loss-free, 8-bit clean pair of byte streams: a 16550 serial port in raw mode today. The
 //! guest opens with [`MAGIC`], which the host looks for, so that whatever a firmware printed on the port before does no
-//! harm. From there on both directions carry frames:
+//! harm. A guest that has rebooted opens again, in place of a frame. From there on both directions carry frames:
 //!
 //! | bytes | meaning                                                    |
 //! |-------|------------------------------------------------------------|
@@ -113,6 +113,11 @@ impl Decoder {
     /// A decoder at the start of a frame.
     pub const fn new() -> Self {
         Self { header: [0; HEADER], received: 0, payload: [0; MAX_PAYLOAD] }
+    }
+
+    /// Whether the next byte begins a frame.
+    pub const fn at_start(&self) -> bool {
+        self.received == 0
     }
 
     /// Takes bytes off the front of `input` up to the end of a frame, and returns that frame.
