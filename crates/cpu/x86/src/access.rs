@@ -3,7 +3,7 @@
 //! The fast way is inlined into every instruction; whatever it cannot do takes the slow way below it, which
 //! checks everything before it changes anything.
 
-use posada_vcpu::x86::Segment;
+use posada_vcpu::x86::{Segment, cr4};
 
 use crate::core::{Core, segment};
 use crate::exception::vector;
@@ -260,7 +260,8 @@ impl Core {
         self.place(number, linear, access)?;
         let last = linear.wrapping_add(size - 1) & self.linear_mask;
         if (last ^ linear) & !PAGE_MASK != 0 {
-            self.place(number, last, access)?;
+            // A fault there is at the first byte of the page.
+            self.place(number, last & !PAGE_MASK, access)?;
         }
         Ok(())
     }
@@ -386,10 +387,15 @@ impl Core {
         if self.long_active() && !Self::is_canonical(linear) {
             return Err(self.gp(0));
         }
-        if !self.mmu.user && self.mmu.view() != View::Watched {
+        // The processor's own accesses take no notice of `rflags.AC`: SMAP always counts.
+        let smap = self.cr4 & cr4::SMAP != 0;
+        if !self.mmu.user && self.mmu.smap == smap && self.mmu.view() != View::Watched {
             return self.place(segment::DS, linear, access);
         }
-        self.translate(linear, access, false, View::Watched)
+        let before = std::mem::replace(&mut self.mmu.smap, smap);
+        let place = self.translate(linear, access, false, View::Watched);
+        self.mmu.smap = before;
+        place
     }
 
     /// The stack pointer, cut to the stack's size.

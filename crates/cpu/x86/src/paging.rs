@@ -254,3 +254,7 @@ impl Vec4 {
         self.iter().last()
     }
 }
+
+#[cfg(test)]
+#[path = "paging_test.rs"]
+mod tests;
