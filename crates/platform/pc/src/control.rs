@@ -42,10 +42,11 @@ impl Control {
         self.request.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request, unless one waits already: what happened first counts.
+    /// Notes a request, unless one waits already: what happened first counts. Only a reset, after which the
+    /// machine would go on, gives way to what ends it.
     pub(crate) fn request(&self, request: Request) {
         let mut first = self.lock();
-        if first.is_none() {
+        if matches!(*first, None | Some(Request::Reset)) {
             *first = Some(request);
         }
         self.pending.store(true, Ordering::Release);

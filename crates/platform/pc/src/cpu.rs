@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use posada_devices::acpi_pm::{self, PowerRequest};
-use posada_devices::apic::Message;
+use posada_devices::apic::{DeliveryMode, Destination, Message, TriggerMode};
 use posada_devices::cmos::{DATA_PORT as CMOS_DATA, INDEX_PORT as CMOS_INDEX};
 use posada_devices::debug_exit::{self, DebugExit};
 use posada_devices::i8042::{self, COMMAND_PORT, DATA_PORT, SYSTEM_CONTROL_A};
@@ -292,6 +292,16 @@ impl Bus for Cpu {
     }
 }
 
+fn start_up_message(vector: u8) -> Message {
+    Message {
+        destination: Destination::All,
+        mode: DeliveryMode::StartUp,
+        vector,
+        trigger: TriggerMode::Edge,
+        assert: true,
+    }
+}
+
 fn refused(_: GeneralProtection) -> MsrError {
     MsrError
 }
@@ -327,7 +337,12 @@ impl Interrupts for Cpu {
         // There is no system management mode.
         lapic.take_smi();
         let event = if lapic.take_init() {
+            // The start-up message that has followed already is for after it.
+            let start_up = lapic.take_start_up();
             lapic.init();
+            if let Some(vector) = start_up {
+                lapic.accept(&start_up_message(vector));
+            }
             Event::Init
         } else if let Some(page) = lapic.take_start_up() {
             Event::StartUp(page)
