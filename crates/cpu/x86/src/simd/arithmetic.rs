@@ -340,3 +340,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "arithmetic_test.rs"]
+mod tests;

@@ -173,3 +173,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "compare_test.rs"]
+mod tests;

@@ -302,3 +302,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "convert_test.rs"]
+mod tests;

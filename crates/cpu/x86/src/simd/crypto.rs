@@ -193,33 +193,43 @@ fn sha256_message_2(a: Vector, b: Vector) -> Vector {
     cast(w)
 }
 
-/// Two rounds of SHA-256: C, D, G, H are in the first operand, A, B, E, F in the second, and two words of message
-/// with their constants in `xmm0`.
-fn sha256_rounds(core: &mut Core, op: &Op, abef: Vector) -> Step {
-    let message: [u32; 4] = cast(core.xmm(0));
-    let [mut h, mut g, mut d, mut c]: [u32; 4] = cast(core.xmm(op.src));
+/// Two rounds: C, D, G, H are in the first operand, A, B, E, F in the second, from the top. What they become
+/// after two rounds is A, B, E, F as they were: only the new ones are the result.
+fn sha256_two_rounds(cdgh: Vector, abef: Vector, words: [u32; 2]) -> Vector {
+    let [mut h, mut g, mut d, mut c]: [u32; 4] = cast(cdgh);
     let [mut f, mut e, mut b, mut a]: [u32; 4] = cast(abef);
-    for word in &message[..2] {
+    for word in words {
         let sigma_1 = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
         let sigma_0 = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
-        let first = (e & f ^ !e & g).wrapping_add(sigma_1).wrapping_add(*word).wrapping_add(h);
+        let first = (e & f ^ !e & g).wrapping_add(sigma_1).wrapping_add(word).wrapping_add(h);
         let second = (a & b ^ a & c ^ b & c).wrapping_add(sigma_0);
         (h, g, f, e) = (g, f, e, d.wrapping_add(first));
         (d, c, b, a) = (c, b, a, first.wrapping_add(second));
     }
-    let _ = (c, d, g, h);
-    core.set_xmm(op.dst, cast([f, e, b, a]));
-    Ok(())
+    cast([f, e, b, a])
+}
+
+/// The words with their constants are in `xmm0`.
+fn sha256_rounds(core: &mut Core, op: &Op, abef: Vector) {
+    let words = core.xmm(0)[0];
+    let result = sha256_two_rounds(core.xmm(op.src), abef, [words as u32, (words >> 32) as u32]);
+    core.set_xmm(op.dst, result);
 }
 
 fn sha256_rounds_register(core: &mut Core, op: &Op) -> Step {
     core.sse_ready()?;
     let b = core.xmm(op.aux);
-    sha256_rounds(core, op, b)
+    sha256_rounds(core, op, b);
+    Ok(())
 }
 
 fn sha256_rounds_memory(core: &mut Core, op: &Op) -> Step {
     core.sse_ready()?;
     let b = SseUnaligned::load(core, op)?;
-    sha256_rounds(core, op, b)
+    sha256_rounds(core, op, b);
+    Ok(())
 }
+
+#[cfg(test)]
+#[path = "crypto_test.rs"]
+mod tests;

@@ -215,3 +215,7 @@ pub(super) fn sse<B: Binary>(i: &Instruction) -> Option<Op> {
 pub(super) fn mmx_or_sse<M: Binary, B: Binary>(i: &Instruction) -> Option<Op> {
     if i.op0_register().is_mm() { by_form::<Mmx, M>(i) } else { by_form::<Sse, B>(i) }
 }
+
+#[cfg(test)]
+#[path = "form_test.rs"]
+mod tests;

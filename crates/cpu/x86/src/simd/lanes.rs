@@ -171,3 +171,7 @@ fn sums_of_differences(a: Vector, b: Vector, imm: u8) -> Vector {
     });
     bytemuck::cast(sums)
 }
+
+#[cfg(test)]
+#[path = "lanes_test.rs"]
+mod tests;

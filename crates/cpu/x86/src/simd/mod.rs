@@ -15,6 +15,8 @@ mod convert;
 mod crypto;
 mod float;
 mod form;
+#[cfg(test)]
+mod guest_test;
 mod insert;
 mod lanes;
 mod moves;

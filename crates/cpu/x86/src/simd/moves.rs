@@ -180,8 +180,8 @@ fn store(i: &Instruction) -> Option<Op> {
         M::Movhps | M::Movhpd => store_part::<Sse, u64, 1>,
         M::Movnti if source.size() == 4 => store_general::<u32>,
         M::Movnti => store_general::<u64>,
-        M::Maskmovq => return Some(masked(i, store_masked::<Mmx>)),
-        M::Maskmovdqu => return Some(masked(i, store_masked::<Sse>)),
+        M::Maskmovq => return Some(masked(i, store_masked::<Mmx, 8>)),
+        M::Maskmovdqu => return Some(masked(i, store_masked::<Sse, 16>)),
         M::Stmxcsr => store_mxcsr,
         M::Ldmxcsr => load_mxcsr,
         _ => return None,
@@ -221,21 +221,18 @@ fn masked(i: &Instruction, run: Run) -> Op {
     op
 }
 
-/// Stores the bytes whose mask bytes are negative, at `rdi`.
-fn store_masked<F: Form>(core: &mut Core, op: &Op) -> Step {
+/// Stores the bytes whose mask bytes are negative, at `rdi`. As processors do it, all of the operand must be
+/// writable, whatever the mask, and MMX registers are in use even when it is not.
+fn store_masked<F: Form, const BYTES: u64>(core: &mut Core, op: &Op) -> Step {
     F::ready(core)?;
-    let value: [u8; 16] = bytemuck::cast(F::get(core, op.src));
+    let value: [u8; 16] = bytemuck::cast(F::take(core, op.src));
     let mask: [u8; 16] = bytemuck::cast(F::get(core, op.aux));
-    let chosen = || (0..16_u64).filter(|n| mask[*n as usize] & 0x80 != 0);
     let offset = op.address(core);
-    for n in chosen() {
-        let linear = core.linear(op.segment, offset.wrapping_add(n), 1, true)?;
-        core.probe(op.segment, linear, 1, Access::Write)?;
-    }
-    for n in chosen() {
+    let linear = core.linear(op.segment, offset, BYTES, true)?;
+    core.probe(op.segment, linear, BYTES, Access::Write)?;
+    for n in (0..BYTES).filter(|n| mask[*n as usize] & 0x80 != 0) {
         core.write(op.segment, offset.wrapping_add(n), value[n as usize])?;
     }
-    F::take(core, op.src);
     Ok(())
 }
 
@@ -282,3 +279,7 @@ fn between_files(i: &Instruction) -> Option<Op> {
     };
     Some(register_operands(i, run))
 }
+
+#[cfg(test)]
+#[path = "moves_test.rs"]
+mod tests;

@@ -169,3 +169,7 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     };
     Some(operands(i, rm(i), run))
 }
+
+#[cfg(test)]
+#[path = "string_test.rs"]
+mod tests;
