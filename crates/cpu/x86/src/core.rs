@@ -276,18 +276,35 @@ impl Core {
     pub(crate) fn update_mode(&mut self) {
         let cs = self.segments[usize::from(segment::CS)];
         self.long64 = self.long_active() && cs.long();
-        let bits = |wide: bool| if wide { 32 } else { 16 };
-        self.mode = if self.long64 {
-            Mode { code_bits: 64, stack_bits: 64 }
-        } else {
-            Mode { code_bits: bits(cs.db()), stack_bits: bits(self.segments[usize::from(segment::SS)].db()) }
-        };
+        self.mode = if self.long64 { Mode { code_bits: 64, stack_bits: 64 } } else { self.legacy_mode() };
         self.linear_mask = if self.long64 { u64::MAX } else { 0xffff_ffff };
         self.sse_off = self.cr0 & (cr0::EM | cr0::TS) != 0 || self.cr4 & cr4::OSFXSR == 0;
         for number in 0..6 {
             self.update_view(number);
         }
         self.update_access();
+    }
+
+    /// Works out again all that depends on `cs`, `ss` and CPL: after a change of these alone.
+    #[inline]
+    pub(crate) fn update_code(&mut self) {
+        let long64 = self.long_active() && self.segments[usize::from(segment::CS)].long();
+        if long64 != self.long64 {
+            // All segments have another meaning.
+            return self.update_mode();
+        }
+        if !long64 {
+            self.mode = self.legacy_mode();
+            self.update_view(segment::CS);
+            self.update_view(segment::SS);
+        }
+        self.update_access();
+    }
+
+    /// How code is decoded outside 64-bit mode.
+    fn legacy_mode(&self) -> Mode {
+        let bits = |number: u8| if self.segments[usize::from(number)].db() { 32 } else { 16 };
+        Mode { code_bits: bits(segment::CS), stack_bits: bits(segment::SS) }
     }
 
     /// Works out again what accesses through one segment register need.

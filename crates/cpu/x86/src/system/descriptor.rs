@@ -1,6 +1,6 @@
 //! Selectors and descriptors (AMD APM volume 2, chapter 4).
 
-use posada_vcpu::x86::Segment;
+use posada_vcpu::x86::{Segment, cr4};
 
 use crate::core::Core;
 use crate::mmu::{Access, Place};
@@ -175,7 +175,7 @@ impl Core {
     #[inline]
     pub(super) fn as_supervisor<R>(&mut self, work: impl FnOnce(&mut Self) -> Step<R>) -> Step<R> {
         self.mmu.set_alignment_check(false);
-        self.mmu.set_access(false, self.mmu.smap);
+        self.mmu.set_access(false, self.cr4 & cr4::SMAP != 0);
         let result = work(self);
         self.update_access();
         result

@@ -224,6 +224,7 @@ impl Core {
         if self.v8086() {
             for number in [segment::ES, segment::DS, segment::FS, segment::GS] {
                 self.segments[usize::from(number)] = Segment::default();
+                self.update_view(number);
             }
         }
         let trap = matches!(gate.kind(), kind::TRAP_GATE | kind::TRAP_GATE16);

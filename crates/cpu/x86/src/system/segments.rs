@@ -97,19 +97,14 @@ impl Core {
         }
     }
 
-    /// Goes on at `rip` of a code segment, at privilege level `cpl`; ends the block.
+    /// Goes on at `rip` of a code segment, at privilege level `cpl`; `ss` is in place already. Ends the block.
     #[inline]
     pub(super) fn set_code(&mut self, code: Segment, cpl: u8, rip: u64) {
-        let same_mode = self.long64 && code.long();
         let selector = code.selector & !3 | u16::from(cpl);
         self.segments[usize::from(segment::CS)] = Segment { selector, ..code };
         self.cpl = cpl;
         self.set_rip(rip);
-        if same_mode {
-            self.update_access();
-        } else {
-            self.update_mode();
-        }
+        self.update_code();
     }
 
     /// Goes on at `selector:offset` in real or virtual-8086 mode.
@@ -118,7 +113,7 @@ impl Core {
             if self.v8086() { v8086_segment(selector) } else { self.real_segment(segment::CS, selector) };
         self.segments[usize::from(segment::CS)] = code;
         self.set_rip(offset);
-        self.update_mode();
+        self.update_code();
     }
 
     /// Holds interrupts off for one more instruction, so that a stack pointer can follow its segment.

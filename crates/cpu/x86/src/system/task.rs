@@ -194,6 +194,7 @@ impl Core {
         self.cr0 |= cr0::TS;
         self.dr7 &= !LOCAL_BREAKPOINTS;
         self.update_debug();
+        self.update_debug();
         if wide && self.cr0 & cr0::PG != 0 {
             self.cr3 = u64::from(task.cr3);
             self.mmu.switch(0, false);
