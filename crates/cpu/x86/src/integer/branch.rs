@@ -234,6 +234,9 @@ pub(super) fn lower(i: &Instruction, mode: Mode) -> Option<Op> {
         Mnemonic::Jecxz => lower_relative(i, |bits| sized_wide!(bits, jump_if_no_count::<u32>)),
         Mnemonic::Jrcxz => lower_relative(i, |bits| sized_wide!(bits, jump_if_no_count::<u64>)),
         Mnemonic::Loop => lower_loop::<ANY>(i),
+        // Prefixes that mean nothing here have their meaning all the same, on AMD processors.
+        Mnemonic::Loope | Mnemonic::Loopne if i.has_repne_prefix() => lower_loop::<NOT_ZERO>(i),
+        Mnemonic::Loope | Mnemonic::Loopne if i.has_rep_prefix() => lower_loop::<ZERO>(i),
         Mnemonic::Loope => lower_loop::<ZERO>(i),
         Mnemonic::Loopne => lower_loop::<NOT_ZERO>(i),
         _ if i.is_jcc_short_or_near() => return lower_jcc(i),

@@ -132,6 +132,15 @@ fn loops_count_in_the_address_size_and_heed_zf() {
 }
 
 #[test]
+fn a_repeat_prefix_decides_what_a_loop_heeds() {
+    for (code, taken) in [([0xf3, 0xe0, 2, 0xb0, 1], true), ([0xf2, 0xe1, 2, 0xb0, 1], false)] {
+        // rep loopne, repne loope, with ZF set.
+        let o = Guest::long().bytes(&code).reg(gpr::RCX, 2).flags(rflags::ZF).run();
+        assert_eq!(o.reg(gpr::RAX) == 0, taken);
+    }
+}
+
+#[test]
 fn jcxz_looks_at_the_count_of_its_address_size() {
     for (code, count, taken) in [
         (&[0xe3, 2, 0xb0, 1][..], 0, true),

@@ -1,7 +1,7 @@
 //! Single flags, and instructions that do nothing: `clc`, `stc`, `cmc`, `cld`, `std`, `lahf`, `sahf`, `salc`,
 //! `nop` and the hints.
 
-use iced_x86::{CpuidFeature, Instruction, Mnemonic};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic};
 use posada_vcpu::x86::rflags;
 
 use crate::core::Core;
@@ -65,9 +65,15 @@ fn nop(_: &mut Core, _: &Op) -> Step {
 /// carried out as that, whatever the model announces.
 pub(crate) fn hint(i: &Instruction, model: &Model) -> Option<Op> {
     let does_nothing = match i.mnemonic() {
+        // The prefetches' opcode is not set aside with a register as operand.
+        Mnemonic::Reservednop => !matches!(
+            i.code(),
+            Code::Reservednop_rm16_r16_0F0D
+                | Code::Reservednop_rm32_r32_0F0D
+                | Code::Reservednop_rm64_r64_0F0D
+        ),
         Mnemonic::Nop
         | Mnemonic::Pause
-        | Mnemonic::Reservednop
         | Mnemonic::Cldemote
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw

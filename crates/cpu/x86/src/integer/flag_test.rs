@@ -38,6 +38,11 @@ fn salc_spreads_the_carry() {
 }
 
 #[test]
+fn a_prefetch_of_a_register_is_undefined() {
+    assert_eq!(Guest::long().bytes(&[0x0f, 0x0d, 0xc0]).run().fault(), Some((6, None)));
+}
+
+#[test]
 fn hints_do_nothing_whatever_the_model_announces() {
     let hints: [&[u8]; 12] = [
         &[0x90],

@@ -8,6 +8,7 @@ use super::operand::{FromRegister, Immediate, InMemory, Source, sized_wide, to_m
 use crate::access::LEAVE;
 use crate::core::{Core, segment};
 use crate::int::Int;
+use crate::mmu::Access;
 use crate::op::{Mode, Op, Run, Step};
 
 const RSP: u8 = 4;
@@ -76,18 +77,15 @@ fn pusha<T: Int>(core: &mut Core, _: &Op) -> Step {
     Ok(())
 }
 
+/// A fault in the middle leaves the registers that were popped before it, as on the processor: popped again they
+/// are the same.
 fn popa<T: Int>(core: &mut Core, _: &Op) -> Step {
-    let mut values = [T::default(); 8];
-    for (number, value) in values.iter_mut().enumerate() {
-        let at = below(core, (7 - number as u64).wrapping_mul(T::BYTES).wrapping_neg());
-        *value = core.read(segment::SS, at)?;
+    for number in (0..8).rev().filter(|number| *number != RSP) {
+        let at = below(core, (7 - u64::from(number)).wrapping_mul(T::BYTES).wrapping_neg());
+        let value = core.read::<T>(segment::SS, at)?;
+        core.set_reg(number, value);
     }
     core.set_stack_pointer(below(core, (8 * T::BYTES).wrapping_neg()));
-    for (number, value) in values.into_iter().enumerate() {
-        if number != usize::from(RSP) {
-            core.set_reg(number as u8, value);
-        }
-    }
     Ok(())
 }
 
@@ -141,8 +139,12 @@ fn enter<T: Int>(core: &mut Core, op: &Op) -> Step {
         top = top.wrapping_sub(T::BYTES) & mask;
         core.write(segment::SS, top, T::new(frame))?;
     }
+    let end = top.wrapping_sub(op.imm) & mask;
+    // The new top of the stack must be good for a push, or this faults already.
+    let linear = core.linear(segment::SS, end, T::BYTES, true)?;
+    core.probe(segment::SS, linear, T::BYTES, Access::Write)?;
     core.set_reg(RBP, T::new(frame));
-    core.set_stack_pointer(top.wrapping_sub(op.imm) & mask);
+    core.set_stack_pointer(end);
     Ok(())
 }
 

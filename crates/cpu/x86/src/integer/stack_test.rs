@@ -1,5 +1,5 @@
 use iced_x86::code_asm::*;
-use posada_vcpu::x86::{Segment, gpr, rflags};
+use posada_vcpu::x86::{Segment, State, gpr, rflags};
 
 use crate::testing::{CODE, DATA, Guest, Outcome, STACK};
 
@@ -135,6 +135,28 @@ fn enter_makes_a_frame_and_leave_takes_it_away() {
     // In 16-bit code with a 32-bit operand.
     let o = Guest::real().bytes(&[0x66, 0xc9]).reg(gpr::RBP, DATA).memory(DATA, &[1, 2, 3, 4]).run();
     assert_eq!((o.reg(gpr::RBP), o.reg(gpr::RSP)), (0x0403_0201, DATA + 4));
+}
+
+#[test]
+fn enter_faults_when_the_new_top_of_the_stack_cannot_be_written() {
+    let o =
+        Guest::user().code(|a| a.enter(0x1000, 0)).reg(gpr::RSP, (1 << 40) + 0x100).reg(gpr::RBP, 7).run();
+    assert_eq!((o.fault(), o.reg(gpr::RBP)), (Some((14, Some(6))), 7));
+    let limited = |state: &mut State| {
+        state.segments.ss = Segment { limit: 0x5fff, attributes: 0x4097, ..Segment::flat_data(0x18) };
+    };
+    let o = Guest::protected().code(|a| a.enter(0x1000, 0)).with(limited).reg(gpr::RSP, 0x6fff).run();
+    assert_eq!((o.fault(), o.reg(gpr::RSP)), (Some((12, Some(0))), 0x6fff), "an expand-down segment");
+}
+
+#[test]
+fn popa_keeps_what_it_popped_before_a_fault() {
+    let end = (1 << 30) - 8;
+    let guest = Guest::user32().code(CodeAssembler::popad).reg(gpr::RSP, end);
+    let o = guest.reg(gpr::RDI, 0x77).reg(gpr::RSI, 0x77).reg(gpr::RBP, 0x77).run();
+    assert_eq!((o.fault(), o.reg(gpr::RSP)), (Some((14, Some(4))), end));
+    // No RAM is there: what was popped floats high.
+    assert_eq!((o.reg(gpr::RDI), o.reg(gpr::RSI), o.reg(gpr::RBP)), (0xffff_ffff, 0xffff_ffff, 0x77));
 }
 
 #[test]
