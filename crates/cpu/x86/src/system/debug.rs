@@ -247,3 +247,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "debug_test.rs"]
+mod tests;

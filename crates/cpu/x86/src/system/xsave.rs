@@ -326,3 +326,7 @@ fn xsetbv(core: &mut Core, _: &Op) -> Step {
     core.xcr0 = value;
     LEAVE
 }
+
+#[cfg(test)]
+#[path = "xsave_test.rs"]
+mod tests;
