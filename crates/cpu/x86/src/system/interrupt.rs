@@ -1,6 +1,8 @@
 //! Delivery of exceptions and interrupts (AMD APM volume 2, chapter 8), and the instructions that cause or
 //! prevent them.
 
+use std::fmt;
+
 use iced_x86::{Instruction, Mnemonic};
 use posada_vcpu::x86::{Running, Segment, rflags};
 
@@ -65,6 +67,22 @@ impl Event {
     }
 }
 
+/// By its mnemonic, with the error code in hexadecimal: `#PF(2)`.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 20] = [
+            "DE", "DB", "NMI", "BP", "OF", "BR", "UD", "NM", "DF", "9", "TS", "NP", "SS", "GP", "PF", "15",
+            "MF", "AC", "MC", "XM",
+        ];
+        let name = NAMES.get(usize::from(self.vector));
+        match (name, self.error) {
+            (Some(name), Some(error)) if self.origin == Origin::Exception => write!(f, "#{name}({error:x})"),
+            (Some(name), None) if self.origin == Origin::Exception => write!(f, "#{name}"),
+            _ => write!(f, "interrupt {:#04x}", self.vector),
+        }
+    }
+}
+
 /// What becomes of an exception during the delivery of another one (AMD APM volume 2, section 8.2.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
@@ -101,11 +119,7 @@ impl Core {
     /// Delivers an event, or the exception that comes of trying, or the double fault that comes of that; or
     /// shuts down.
     fn deliver_at_all_costs(&mut self, mut event: Event) {
-        tracing::trace!(
-            target: "cpu",
-            "vector {} error {:x?} at {:04x}:{:x} cr2 {:x}",
-            event.vector, event.error, self.segments[1].selector, self.rip(), self.cr2
-        );
+        self.trace(&event);
         while self.deliver(&event).is_err() {
             let next = Event::exception(self.fault);
             if next.vector == vector::PF {
@@ -119,11 +133,22 @@ impl Core {
                 }
                 _ => next,
             };
+            self.trace(&event);
+        }
+    }
+
+    /// Shows those who study a guest what happens to it.
+    fn trace(&self, event: &Event) {
+        let cs = self.segments[usize::from(segment::CS)].selector;
+        tracing::trace!(target: "cpu", cpu = self.connections.index, "{event} at {cs:04x}:{:x}", self.rip());
+        if event.class() == Class::PageFault {
+            tracing::trace!(target: "cpu", cpu = self.connections.index, "cr2 {:x}", self.cr2);
         }
     }
 
     #[cold]
     fn shut_down(&mut self) {
+        tracing::trace!(target: "cpu", cpu = self.connections.index, "shutdown");
         self.activity.running = Running::Shutdown;
         self.slow = true;
     }

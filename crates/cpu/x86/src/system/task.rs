@@ -169,7 +169,8 @@ impl Core {
         for (field, register) in fields[2..].iter_mut().zip(&self.registers[..8]) {
             *field = *register as u32;
         }
-        for (at, field) in (first..).step_by(layout.size as usize).zip(fields) {
+        for (n, field) in (0..).zip(fields) {
+            let at = first.wrapping_add(n * layout.size);
             if layout.wide {
                 self.write_system(at, field)?;
             } else {
