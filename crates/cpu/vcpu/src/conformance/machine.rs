@@ -458,6 +458,12 @@ impl End {
         assert!(halted || kept, "{:?}, exception {frame:x?}, {}", self.exit, self.summary());
     }
 
+    /// Halted just before this offset of the code segment.
+    #[track_caller]
+    pub fn expect_end_at(&self, rip: u64) {
+        assert_eq!((self.exit, self.state.rip), (Exit::Halted, rip), "{}", self.summary());
+    }
+
     fn summary(&self) -> String {
         let State { gpr, rip, rflags, cr0, cr2, cr3, cr4, .. } = &self.state;
         let (cs, ss) = (self.state.segments.cs.selector, self.state.segments.ss.selector);

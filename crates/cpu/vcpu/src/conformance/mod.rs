@@ -193,6 +193,63 @@ suite! { $
         direct_far_transfers_are_invalid_in_64_bit_mode
         real_mode_far_calls_push_words
     }
+    iret {
+        iret_returns_to_the_same_level
+        iret_of_64_bit_mode_always_takes_a_stack
+        iret_returns_to_programs
+        iret_clears_data_segments_that_a_program_may_not_have
+        iret_lets_privileged_flags_be_changed_by_the_privileged_only
+        iret_checks_what_it_returns_to
+        iret_to_an_address_that_is_not_canonical_faults
+        nested_tasks_are_no_part_of_long_mode
+        iret_from_compatibility_mode_returns_to_64_bit_code
+        real_mode_iret_pops_words
+    }
+    tasks {
+        a_jump_switches_tasks
+        a_call_nests_a_task_and_iret_returns_from_it
+        a_busy_task_cannot_be_switched_to
+        a_task_segment_must_be_present_and_large_enough
+        a_task_gate_leads_to_a_task
+        an_exception_may_be_a_tasks
+        a_double_fault_on_a_broken_stack_is_saved_by_its_task
+        the_new_tasks_segments_are_checked_in_the_new_task
+        a_tasks_debug_trap_stops_it_at_its_first_instruction
+        a_task_brings_its_page_tables
+        long_mode_has_no_task_switches
+    }
+    v8086 {
+        iret_with_vm_set_enters_virtual_8086_mode
+        interrupts_leave_it_with_all_segments_on_the_stack
+        segments_are_numbers
+        pushf_in_vm86_with_iopl_below_3_faults
+        popf_in_vm86_with_iopl_below_3_faults
+        cli_and_sti_in_vm86_with_iopl_below_3_fault
+        software_interrupts_in_vm86_with_iopl_below_3_fault
+        iret_in_vm86_with_iopl_below_3_faults
+        sensitive_instructions_work_at_iopl_3
+        breakpoints_need_no_iopl
+        ports_are_the_bitmaps_whatever_the_iopl
+        instructions_that_need_descriptors_are_invalid
+        privileged_instructions_fault
+        programs_cannot_set_vm
+    }
+    syscalls {
+        syscall_enters_64_bit_code
+        syscall_from_compatibility_mode_has_its_own_target
+        sysret_returns_to_64_bit_and_32_bit_programs
+        syscall_outside_64_bit_mode_is_the_legacy_one
+        syscall_and_sysret_are_invalid_until_enabled
+        sysret_is_for_the_kernel
+        sysenter_enters_the_kernel_of_protected_mode
+        sysexit_returns_to_a_program
+        sysenter_needs_a_code_selector
+        sysenter_and_sysexit_are_invalid_in_long_mode
+        swapgs_exchanges_the_bases_of_gs
+        programs_reach_fs_and_gs_bases_if_allowed
+        base_registers_must_be_canonical
+        a_load_of_fs_in_64_bit_mode_takes_the_base_from_the_table
+    }
     interrupts {
         a_pending_interrupt_is_delivered_before_the_next_instruction
         a_clear_interrupt_flag_holds_interrupts_off
@@ -239,5 +296,52 @@ suite! { $
         the_one_byte_interrupt_of_a_debugger_is_a_trap
         int3_from_a_program_needs_a_gate_for_programs
         iret_restores_tf_and_steps_the_instruction_it_returns_to
+    }
+    protection {
+        privileged_instructions_fault_in_programs
+        interrupt_flag_instructions_obey_iopl
+        popf_in_a_program_changes_neither_if_nor_iopl
+        alignment_is_checked_in_programs_that_ask_for_it
+        umip_hides_the_tables_from_programs
+        the_time_stamp_counter_can_be_withheld
+        model_specific_registers_that_do_not_exist_fault
+        model_specific_registers_keep_what_is_written
+        cpuid_answers_leaf_0_and_the_brand
+        the_x87_unit_is_unavailable_while_a_task_switch_is_pending
+        sse_is_invalid_until_enabled
+        unmasked_sse_exceptions_are_invalid_opcodes_without_operating_system_support
+        unmasked_x87_exceptions_come_with_the_next_instruction
+        xsetbv_and_xgetbv_need_cr4
+        ports_need_iopl_or_the_bitmap
+        repeated_string_instructions_fault_in_the_middle
+        repeated_string_instructions_go_on_after_a_fault
+        a_compare_and_exchange_of_16_bytes_wants_alignment
+        aligned_sse_operands_want_alignment
+        locked_instructions_work_on_devices
+    }
+    devices {
+        ports_are_read_and_written_in_three_sizes
+        string_instructions_move_between_ports_and_memory
+        a_string_input_that_cannot_be_stored_does_not_read_the_port
+        device_memory_is_read_and_written_in_four_sizes
+        instructions_that_read_and_write_do_each_once
+        string_instructions_reach_devices
+        ram_and_devices_can_be_neighbours
+        sixteen_byte_accesses_reach_devices
+        stacks_may_lie_in_device_memory
+        code_may_lie_in_device_memory
+        addresses_without_ram_read_as_ones_without_paging_too
+    }
+    code {
+        a_store_into_the_next_instruction_counts
+        a_store_into_an_instruction_that_has_run_counts
+        a_store_into_another_page_of_code_counts
+        a_store_through_another_mapping_of_the_page_counts
+        every_kind_of_store_counts
+        a_store_by_a_device_counts
+        code_across_two_pages_may_change_on_either
+        code_across_two_pages_follows_the_mapping_of_the_second
+        a_page_mapped_elsewhere_brings_other_code
+        the_same_bytes_are_other_code_in_another_mode
     }
 }
