@@ -85,6 +85,7 @@ impl Core {
             return Ok(result);
         }
         // Both halves are made sure of first, so that the write cannot fault after `change`.
+        self.check_alignment(linear, T::BYTES)?;
         self.probe(number, linear, T::BYTES, Access::Write)?;
         let old = self.read_slow(number, linear)?;
         let (new, result) = change(self, old);
@@ -105,6 +106,7 @@ impl Core {
         let at = if let Some(at) = self.mmu.find_write(linear, T::BYTES) {
             at
         } else {
+            self.watch_data(linear, T::BYTES, true)?;
             self.probe(number, linear, T::BYTES, Access::Write)?;
             match self.place(number, linear, Access::Write)? {
                 Place::Ram(at) if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 => at,
@@ -146,6 +148,7 @@ impl Core {
             let ram = &self.connections.ram;
             return Ok([ram.load(at), ram.load(at + 8)]);
         }
+        self.check_alignment(linear, 16)?;
         self.probe(number, linear, 16, Access::Read)?;
         Ok([
             self.read_slow(number, linear)?,
@@ -166,6 +169,7 @@ impl Core {
             }
             return Ok(());
         }
+        self.check_alignment(linear, 16)?;
         self.probe(number, linear, 16, Access::Write)?;
         self.write_slow(number, linear, value[0])?;
         self.write_slow(number, linear.wrapping_add(8) & self.linear_mask, value[1])
@@ -257,19 +261,41 @@ impl Core {
 
     /// Makes sure that `size` bytes at `linear` can be accessed, without accessing them.
     pub(crate) fn probe(&mut self, number: u8, linear: u64, size: u64, access: Access) -> Step {
-        self.place(number, linear, access)?;
         let last = linear.wrapping_add(size - 1) & self.linear_mask;
-        if (last ^ linear) & !PAGE_MASK != 0 {
-            // A fault there is at the first byte of the page.
-            self.place(number, last & !PAGE_MASK, access)?;
+        if (last ^ linear) & !PAGE_MASK == 0 {
+            return self.place(number, linear, access).map(|_| ());
+        }
+        self.check_span(number, linear, size)?;
+        self.place(number, linear, access)?;
+        // A fault there is at the first byte of the page.
+        self.place(number, last & !PAGE_MASK, access).map(|_| ())
+    }
+
+    /// What must hold of an operand in two pages before either is looked at: in 64-bit mode both ends are
+    /// canonical; outside it the operand does not run past the end of a segment of 4 GiB, which has no limit to
+    /// tell of that.
+    fn check_span(&mut self, number: u8, linear: u64, size: u64) -> Step {
+        let good = if self.long64 {
+            Self::is_canonical(linear) && Self::is_canonical(linear.wrapping_add(size - 1))
+        } else {
+            let offset = linear.wrapping_sub(self.views[usize::from(number & 7)].base) as u32;
+            offset.checked_add(size as u32 - 1).is_some()
+        };
+        if good {
+            return Ok(());
+        }
+        Err(if number == segment::SS { self.ss_fault(0) } else { self.gp(0) })
+    }
+
+    fn check_alignment(&mut self, linear: u64, size: u64) -> Step {
+        if self.mmu.checks_alignment() && linear & (size - 1) != 0 && size.is_power_of_two() {
+            return Err(self.raise(vector::AC, Some(0)));
         }
         Ok(())
     }
 
     fn watch_data(&mut self, linear: u64, size: u64, write: bool) -> Step {
-        if self.mmu.checks_alignment() && linear & (size - 1) != 0 && size.is_power_of_two() {
-            return Err(self.raise(vector::AC, Some(0)));
-        }
+        self.check_alignment(linear, size)?;
         if self.mmu.watches() {
             self.note_data_access(linear, size, write);
         }
@@ -280,11 +306,13 @@ impl Core {
     #[inline(never)]
     pub(crate) fn read_slow<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
         self.watch_data(linear, T::BYTES, false)?;
-        let first = self.place(number, linear, Access::Read)?;
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
         if room >= T::BYTES {
-            return Ok(self.load_place(first));
+            let place = self.place(number, linear, Access::Read)?;
+            return Ok(self.load_place(place));
         }
+        self.check_span(number, linear, T::BYTES)?;
+        let first = self.place(number, linear, Access::Read)?;
         let second = self.place(number, linear.wrapping_add(room) & self.linear_mask, Access::Read)?;
         let mut bytes = [0; 8];
         for n in 0..T::BYTES {
@@ -298,12 +326,14 @@ impl Core {
     #[inline(never)]
     pub(crate) fn write_slow<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
         self.watch_data(linear, T::BYTES, true)?;
-        let first = self.place(number, linear, Access::Write)?;
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
         if room >= T::BYTES {
-            self.store_place(first, value);
+            let place = self.place(number, linear, Access::Write)?;
+            self.store_place(place, value);
             return Ok(());
         }
+        self.check_span(number, linear, T::BYTES)?;
+        let first = self.place(number, linear, Access::Write)?;
         let second = self.place(number, linear.wrapping_add(room) & self.linear_mask, Access::Write)?;
         let bytes = value.zext().to_le_bytes();
         for n in 0..T::BYTES {

@@ -1,5 +1,5 @@
 use iced_x86::code_asm::*;
-use posada_vcpu::x86::{gpr, rflags};
+use posada_vcpu::x86::{cr0, gpr, rflags};
 
 use crate::testing::{DATA, Guest};
 
@@ -187,4 +187,38 @@ fn xlat_looks_up_in_a_table_of_bytes() {
         .memory(0xfe, &[0x66])
         .run();
     assert_eq!(o.reg(gpr::RAX), 0x66, "the offset wraps at 64 KiB");
+}
+
+#[test]
+fn an_operand_with_an_end_that_is_not_canonical_faults_before_its_pages() {
+    for (address, fault) in [((1 << 47) - 2, (13, Some(0))), ((1 << 47) - 4, (14, Some(0)))] {
+        let o = Guest::long().code(|a| a.mov(eax, dword_ptr(rbx))).reg(gpr::RBX, address).run();
+        assert_eq!(o.fault(), Some(fault));
+        let o = Guest::long().code(|a| a.lock().add(dword_ptr(rbx), eax)).reg(gpr::RBX, address).run();
+        assert_eq!(o.fault().map(|(vector, _)| vector), Some(fault.0));
+    }
+    let o = Guest::long().code(|a| a.mov(eax, dword_ptr(rbp))).reg(gpr::RBP, (1 << 47) - 2).run();
+    assert_eq!(o.fault(), Some((12, Some(0))), "through ss");
+}
+
+#[test]
+fn an_operand_runs_past_the_end_of_no_segment_not_even_of_4_gib() {
+    let o = Guest::protected().code(|a| a.mov(eax, dword_ptr(ebx))).reg(gpr::RBX, 0xffff_fffe).run();
+    assert_eq!(o.fault(), Some((13, Some(0))));
+    let o = Guest::protected().code(|a| a.mov(dword_ptr(ebp), eax)).reg(gpr::RBP, 0xffff_fffe).run();
+    assert_eq!(o.fault(), Some((12, Some(0))));
+}
+
+#[test]
+fn alignment_is_checked_before_the_page_tables() {
+    let guest = |address| Guest::user().reg(gpr::RBX, address).flags(rflags::AC).with(|s| s.cr0 |= cr0::AM);
+    for address in [DATA + 2, (1 << 40) + 2] {
+        let plain = guest(address).code(|a| a.mov(eax, dword_ptr(rbx))).run();
+        let locked = guest(address).code(|a| a.lock().xadd(dword_ptr(rbx), eax)).run();
+        let changed = guest(address).code(|a| a.not(dword_ptr(rbx))).run();
+        for o in [plain, locked, changed] {
+            assert_eq!(o.fault(), Some((17, Some(0))));
+        }
+    }
+    assert_eq!(guest(DATA + 2).code(|a| a.mov(ax, word_ptr(rbx))).run().fault(), None);
 }
