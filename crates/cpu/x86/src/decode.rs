@@ -35,13 +35,21 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
         if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes && bytes.len() < LONGEST {
             return Decoded::MoreBytes;
         }
-        let too_long = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+        let too_long = bytes.len() == LONGEST && wants_more(&bytes[1..], mode, model);
         let mut op = Op::new(if too_long { general_protection } else { invalid }, &instruction);
         (op.len, op.next) = (1, 1);
         return Decoded::Op(op, true);
     }
     let op = lower(&instruction, mode, model).unwrap_or_else(|| Op::new(invalid, &instruction));
     Decoded::Op(op, ends_block(&instruction))
+}
+
+/// Whether an instruction does not end with `bytes`. One that is as long as any may be begins with prefixes:
+/// without the first of them the decoder can tell one too long from one that does not exist.
+#[cold]
+fn wants_more(bytes: &[u8], mode: Mode, model: &Model) -> bool {
+    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, options(model));
+    decoder.decode().is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
 }
 
 /// Processors without `lzcnt` take it for `bsr`, and `tzcnt` for `bsf`.
