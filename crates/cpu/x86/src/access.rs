@@ -85,7 +85,7 @@ impl Core {
             return Ok(result);
         }
         // Both halves are made sure of first, so that the write cannot fault after `change`.
-        self.check_alignment(linear, T::BYTES)?;
+        self.check_alignment(number, linear, T::BYTES)?;
         self.probe(number, linear, T::BYTES, Access::Write)?;
         let old = self.read_slow(number, linear)?;
         let (new, result) = change(self, old);
@@ -106,7 +106,7 @@ impl Core {
         let at = if let Some(at) = self.mmu.find_write(linear, T::BYTES) {
             at
         } else {
-            self.watch_data(linear, T::BYTES, true)?;
+            self.watch_data(number, linear, T::BYTES, true)?;
             self.probe(number, linear, T::BYTES, Access::Write)?;
             match self.place(number, linear, Access::Write)? {
                 Place::Ram(at) if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 => at,
@@ -148,7 +148,7 @@ impl Core {
             let ram = &self.connections.ram;
             return Ok([ram.load(at), ram.load(at + 8)]);
         }
-        self.check_alignment(linear, 16)?;
+        self.check_alignment(number, linear, 16)?;
         self.probe(number, linear, 16, Access::Read)?;
         Ok([
             self.read_slow(number, linear)?,
@@ -169,54 +169,67 @@ impl Core {
             }
             return Ok(());
         }
-        self.check_alignment(linear, 16)?;
+        self.check_alignment(number, linear, 16)?;
         self.probe(number, linear, 16, Access::Write)?;
         self.write_slow(number, linear, value[0])?;
         self.write_slow(number, linear.wrapping_add(8) & self.linear_mask, value[1])
     }
 
-    /// Reads `data.len()` bytes (any number up to a few hundred) through a segment, all or nothing.
-    pub(crate) fn read_bytes(&mut self, number: u8, offset: u64, data: &mut [u8]) -> Step {
-        let linear = self.linear(number, offset, data.len() as u64, false)?;
-        self.probe(number, linear, data.len() as u64, Access::Read)?;
+    /// Reads `data.len()` bytes (any number up to a few hundred) through a segment, all or nothing. Where
+    /// alignment is checked, it must be a multiple of `alignment`.
+    pub(crate) fn read_bytes(&mut self, number: u8, offset: u64, alignment: u64, data: &mut [u8]) -> Step {
+        let mut at = self.span(number, offset, data.len() as u64, alignment, Access::Read)?;
         let (words, rest) = data.as_chunks_mut::<8>();
-        let mut at = linear;
         for word in words {
-            *word = self.read_linear::<u64>(number, at)?.to_le_bytes();
+            *word = self.read_piece::<u64>(number, at)?.to_le_bytes();
             at = at.wrapping_add(8) & self.linear_mask;
         }
         for byte in rest {
-            *byte = self.read_linear(number, at)?;
+            *byte = self.read_piece(number, at)?;
             at = at.wrapping_add(1) & self.linear_mask;
         }
         Ok(())
     }
 
-    /// Writes `data` through a segment, all or nothing.
-    pub(crate) fn write_bytes(&mut self, number: u8, offset: u64, data: &[u8]) -> Step {
-        let linear = self.linear(number, offset, data.len() as u64, true)?;
-        self.probe(number, linear, data.len() as u64, Access::Write)?;
+    /// Writes `data` through a segment, all or nothing; see [`read_bytes`](Self::read_bytes).
+    pub(crate) fn write_bytes(&mut self, number: u8, offset: u64, alignment: u64, data: &[u8]) -> Step {
+        let mut at = self.span(number, offset, data.len() as u64, alignment, Access::Write)?;
         let (words, rest) = data.as_chunks::<8>();
-        let mut at = linear;
         for word in words {
-            self.write_linear(number, at, u64::from_le_bytes(*word))?;
+            self.write_piece(number, at, u64::from_le_bytes(*word))?;
             at = at.wrapping_add(8) & self.linear_mask;
         }
         for byte in rest {
-            self.write_linear(number, at, *byte)?;
+            self.write_piece(number, at, *byte)?;
             at = at.wrapping_add(1) & self.linear_mask;
         }
         Ok(())
     }
 
-    fn read_linear<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
+    /// Where `size` bytes begin, once all of them can be accessed.
+    fn span(&mut self, number: u8, offset: u64, size: u64, alignment: u64, access: Access) -> Step<u64> {
+        let write = access == Access::Write;
+        let linear = self.linear(number, offset, size, write)?;
+        if self.mmu.checks_alignment() && linear & (alignment - 1) != 0 {
+            return Err(self.raise(vector::AC, Some(0)));
+        }
+        self.probe(number, linear, size, access)?;
+        if self.mmu.watches() {
+            self.note_data_access(linear, size, write);
+        }
+        Ok(linear)
+    }
+
+    /// A part of a span that is known to be readable; nothing is checked again.
+    fn read_piece<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
         match self.mmu.find_read(linear, T::BYTES) {
             Some(at) => Ok(self.connections.ram.load(at)),
-            None => self.read_slow(number, linear),
+            None => self.read_places(number, linear),
         }
     }
 
-    fn write_linear<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
+    /// A part of a span that is known to be writable; nothing is checked again.
+    fn write_piece<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
         match self.mmu.find_write(linear, T::BYTES) {
             Some(at) => {
                 if self.connections.ram.store(at, value) {
@@ -224,7 +237,7 @@ impl Core {
                 }
                 Ok(())
             }
-            None => self.write_slow(number, linear, value),
+            None => self.write_places(number, linear, value),
         }
     }
 
@@ -287,25 +300,43 @@ impl Core {
         Err(if number == segment::SS { self.ss_fault(0) } else { self.gp(0) })
     }
 
-    fn check_alignment(&mut self, linear: u64, size: u64) -> Step {
-        if self.mmu.checks_alignment() && linear & (size - 1) != 0 && size.is_power_of_two() {
+    /// `#AC` for an operand that should lie at a multiple of `align`, a power of two, where that is checked. What
+    /// must hold of its ends comes before.
+    pub(crate) fn check_alignment(&mut self, number: u8, linear: u64, align: u64) -> Step {
+        if self.mmu.checks_alignment() && linear & (align - 1) != 0 {
+            self.check_span(number, linear, align)?;
             return Err(self.raise(vector::AC, Some(0)));
         }
         Ok(())
     }
 
-    fn watch_data(&mut self, linear: u64, size: u64, write: bool) -> Step {
-        self.check_alignment(linear, size)?;
+    fn watch_data(&mut self, number: u8, linear: u64, size: u64, write: bool) -> Step {
+        self.check_alignment(number, linear, size)?;
+        self.watch(linear, size, write);
+        Ok(())
+    }
+
+    fn watch(&mut self, linear: u64, size: u64, write: bool) {
         if self.mmu.watches() {
             self.note_data_access(linear, size, write);
         }
-        Ok(())
+    }
+
+    /// Makes sure that a store of `size` bytes at `linear`, to lie at a multiple of `align`, will not fault.
+    pub(crate) fn check_store(&mut self, number: u8, linear: u64, size: u64, align: u64) -> Step {
+        self.check_alignment(number, linear, align)?;
+        self.probe(number, linear, size, Access::Write)
     }
 
     #[cold]
     #[inline(never)]
     pub(crate) fn read_slow<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
-        self.watch_data(linear, T::BYTES, false)?;
+        self.watch_data(number, linear, T::BYTES, false)?;
+        self.read_parts(number, linear)
+    }
+
+    /// Reads a page or two, aligned or not.
+    fn read_parts<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
         if room >= T::BYTES {
             let place = self.place(number, linear, Access::Read)?;
@@ -325,7 +356,12 @@ impl Core {
     #[cold]
     #[inline(never)]
     pub(crate) fn write_slow<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
-        self.watch_data(linear, T::BYTES, true)?;
+        self.watch_data(number, linear, T::BYTES, true)?;
+        self.write_parts(number, linear, value)
+    }
+
+    /// Writes to a page or two, aligned or not.
+    fn write_parts<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
         if room >= T::BYTES {
             let place = self.place(number, linear, Access::Write)?;

@@ -144,7 +144,7 @@ fn store_table(core: &mut Core, op: &Op, table: Table) -> Step {
     bytes[..2].copy_from_slice(&table.limit.to_le_bytes());
     bytes[2..].copy_from_slice(&table.base.to_le_bytes());
     let offset = op.address(core);
-    core.write_bytes(op.segment, offset, &bytes[..2 + base_size(op).0 as usize])
+    core.write_bytes(op.segment, offset, 1, &bytes[..2 + base_size(op).0 as usize])
 }
 
 fn load_table(core: &mut Core, op: &Op) -> Step<Table> {
@@ -152,7 +152,7 @@ fn load_table(core: &mut Core, op: &Op) -> Step<Table> {
     let (size, mask) = base_size(op);
     let mut bytes = [0; 10];
     let offset = op.address(core);
-    core.read_bytes(op.segment, offset, &mut bytes[..2 + size as usize])?;
+    core.read_bytes(op.segment, offset, 1, &mut bytes[..2 + size as usize])?;
     let limit = u16::from_le_bytes([bytes[0], bytes[1]]);
     let mut base = [0; 8];
     base.copy_from_slice(&bytes[2..]);

@@ -164,13 +164,13 @@ fn fxsave(core: &mut Core, op: &Op) -> Step {
     put_mxcsr(core, &mut area);
     put_xmm(core, &mut area);
     // What lies behind is left as it is.
-    core.write_bytes(op.segment, offset, &area[..XMM + xmm_count(core) * 16])
+    core.write_bytes(op.segment, offset, 1, &area[..XMM + xmm_count(core) * 16])
 }
 
 fn fxrstor(core: &mut Core, op: &Op) -> Step {
     let offset = legacy_address(core, op)?;
     let mut area = [0; AREA];
-    core.read_bytes(op.segment, offset, &mut area[..HEADER])?;
+    core.read_bytes(op.segment, offset, 1, &mut area[..HEADER])?;
     let mxcsr = u32_at(&area, MXCSR);
     if mxcsr & !MXCSR_MASK != 0 {
         return Err(core.gp(0));
@@ -215,17 +215,17 @@ impl Core {
         let mut area = [0; AREA];
         if components & X87_STATE != 0 {
             put_x87(self, &mut area, op.aux != 0);
-            self.write_bytes(op.segment, offset, &area[..MXCSR])?;
-            self.write_bytes(op.segment, offset + REGISTERS as u64, &area[REGISTERS..XMM])?;
+            self.write_bytes(op.segment, offset, 1, &area[..MXCSR])?;
+            self.write_bytes(op.segment, offset + REGISTERS as u64, 1, &area[REGISTERS..XMM])?;
         }
         if mxcsr {
             put_mxcsr(self, &mut area);
-            self.write_bytes(op.segment, offset + MXCSR as u64, &area[MXCSR..REGISTERS])?;
+            self.write_bytes(op.segment, offset + MXCSR as u64, 1, &area[MXCSR..REGISTERS])?;
         }
         if components & SSE_STATE != 0 {
             put_xmm(self, &mut area);
             let end = XMM + xmm_count(self) * 16;
-            self.write_bytes(op.segment, offset + XMM as u64, &area[XMM..end])?;
+            self.write_bytes(op.segment, offset + XMM as u64, 1, &area[XMM..end])?;
         }
         for (n, word) in header.into_iter().take(header_words).enumerate() {
             self.write(op.segment, offset + HEADER as u64 + n as u64 * 8, word)?;
@@ -269,7 +269,7 @@ fn xsavec(core: &mut Core, op: &Op) -> Step {
 fn xrstor(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
     let mut area = [0; AREA];
-    core.read_bytes(op.segment, offset, &mut area)?;
+    core.read_bytes(op.segment, offset, 1, &mut area)?;
     let (present, format) = (u64_at(&area, HEADER), u64_at(&area, HEADER + 8));
     let compact = format & COMPACT != 0;
     let clear = |from: usize| area[from..].iter().all(|byte| *byte == 0);

@@ -54,18 +54,18 @@ pub(super) fn memory(core: &mut Core, op: &Op) -> Step {
     };
     core.x87_note(op, Some((op.segment, offset)));
     if core.x87_empty(0) {
-        if core.x87_underflow() {
-            if matches!(op.aux & 7, 2 | 3) {
-                set_condition(core, None);
-            } else {
-                core.set_st(0, INDEFINITE);
-            }
-        } else {
+        let compares = matches!(op.aux & 7, 2 | 3);
+        if compares {
+            set_condition(core, None);
+        }
+        if !core.x87_underflow() {
             return Ok(());
         }
+        if !compares {
+            core.set_st(0, INDEFINITE);
+        }
     } else if matches!(op.aux & 7, 2 | 3) {
-        // A signaling NaN in memory is one in the comparison, too.
-        let flags = operand.flags & !flag::IE | compare_flags(core.st(0), operand, false);
+        let flags = compare_flags(core.st(0), operand, false);
         if !finish_compare(core, flags, core.st(0), operand.value) {
             return Ok(());
         }
@@ -84,11 +84,12 @@ fn operate(core: &mut Core, dst: u8, operation: u8, a: X87Register, b: X87Regist
     let control = core.x87_control();
     let Some(run) = OPERATIONS[usize::from(operation & 7)] else { return false };
     let mut outcome = run(a, b, control).with(flags);
-    if flags & flag::IE != 0 {
-        outcome.flags &= !(flag::DE | flag::ZE);
+    // A NaN, an invalid operation or a division by zero leaves no room for a denormal operand.
+    if float::nan(a, b).is_some() || outcome.flags & (flag::IE | flag::ZE) != 0 {
+        outcome.flags &= !flag::DE;
     }
     if outcome.flags & flag::IE != 0 {
-        outcome.flags &= !(flag::DE | flag::ZE | flag::PE);
+        outcome.flags &= !(flag::ZE | flag::PE);
     }
     core.x87_deliver(dst, outcome)
 }
@@ -106,14 +107,12 @@ fn compare_flags(a: X87Register, b: Outcome, quiet: bool) -> u16 {
     if any_nan(a) || any_nan(b.value) { 0 } else { float::denormal(a, b.value) | b.flags & flag::DE }
 }
 
-/// Raises a comparison's flags and sets the condition codes; returns whether the instruction may pop.
+/// Raises a comparison's flags and sets the condition codes, as unordered after an invalid operand even where that
+/// is not masked; returns whether the instruction may pop.
 fn finish_compare(core: &mut Core, flags: u16, a: X87Register, b: X87Register) -> bool {
     core.x87_set_c1(false);
-    let done = core.x87_raise(flags);
-    if done {
-        set_condition(core, if flags & flag::IE != 0 { None } else { float::compare(a, b) });
-    }
-    done
+    set_condition(core, if flags & flag::IE != 0 { None } else { float::compare(a, b) });
+    core.x87_raise(flags)
 }
 
 fn set_condition(core: &mut Core, order: Option<Ordering>) {
@@ -132,31 +131,24 @@ pub(super) fn compare(core: &mut Core, op: &Op) -> Step {
     core.x87_note(op, None);
     let to_rflags = op.aux & 8 != 0;
     let done = if core.x87_empty(0) || core.x87_empty(op.src) {
-        let masked = core.x87_underflow();
-        if masked {
-            if to_rflags {
-                core.flags.set(0x45);
-            } else {
-                set_condition(core, None);
-            }
+        if to_rflags {
+            core.flags.set(0x45);
+        } else {
+            set_condition(core, None);
         }
-        masked
+        core.x87_underflow()
     } else {
         let (a, b) = (core.st(0), core.st(op.src));
         let flags = compare_flags(a, Outcome::exact(b), op.aux & 4 != 0);
         if to_rflags {
-            core.x87_set_c1(false);
-            let done = core.x87_raise(flags);
-            if done {
-                let order = if flags & flag::IE != 0 { None } else { float::compare(a, b) };
-                core.flags.set(match order {
-                    Some(Ordering::Greater) => 0,
-                    Some(Ordering::Less) => 0x01,
-                    Some(Ordering::Equal) => 0x40,
-                    None => 0x45,
-                });
-            }
-            done
+            let order = if flags & flag::IE != 0 { None } else { float::compare(a, b) };
+            core.flags.set(match order {
+                Some(Ordering::Greater) => 0,
+                Some(Ordering::Less) => 0x01,
+                Some(Ordering::Equal) => 0x40,
+                None => 0x45,
+            });
+            core.x87_raise(flags)
         } else {
             finish_compare(core, flags, a, b)
         }
@@ -174,9 +166,8 @@ pub(super) fn test(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     core.x87_note(op, None);
     if core.x87_empty(0) {
-        if core.x87_underflow() {
-            set_condition(core, None);
-        }
+        set_condition(core, None);
+        core.x87_underflow();
         return Ok(());
     }
     let (a, zero) = (core.st(0), float::zero(false));
@@ -314,10 +305,18 @@ pub(super) fn extract(core: &mut Core, op: &Op) -> Step {
     Ok(())
 }
 
+/// A pseudo-denormal as the normal number that it stands for.
+fn normalised(a: X87Register) -> X87Register {
+    let pseudo = a.sign_exponent & 0x7fff == 0 && a.significand >> 63 != 0;
+    X87Register { sign_exponent: a.sign_exponent | u16::from(pseudo), ..a }
+}
+
 /// `fprem` and `fprem1` (`aux` 1): the partial remainder of `st(0)` by `st(1)`.
 pub(super) fn remainder(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     core.x87_note(op, None);
+    // Without a quotient the other condition codes stay.
+    core.x87.status &= !flag::C2;
     if core.x87_empty(0) || core.x87_empty(1) {
         if core.x87_underflow() {
             core.set_st(0, INDEFINITE);
@@ -326,12 +325,16 @@ pub(super) fn remainder(core: &mut Core, op: &Op) -> Step {
     }
     let (a, b) = (core.st(0), core.st(1));
     let (outcome, quotient) = partial_remainder(a, b, op.aux == 1, core.x87_control().full());
-    core.x87.status &= !(flag::C0 | flag::C1 | flag::C2 | flag::C3);
     let written = core.x87_deliver(0, outcome);
     if written {
         match quotient {
-            None => core.x87.status |= flag::C2,
-            Some(q) => {
+            Quotient::None => {}
+            Quotient::Unfinished => {
+                core.x87.status &= !(flag::C0 | flag::C1 | flag::C3);
+                core.x87.status |= flag::C2;
+            }
+            Quotient::Low(q) => {
+                core.x87.status &= !(flag::C0 | flag::C1 | flag::C3);
                 let code = |bit: u64, flag: u16| if q >> bit & 1 != 0 { flag } else { 0 };
                 core.x87.status |= code(2, flag::C0) | code(1, flag::C3) | code(0, flag::C1);
             }
@@ -340,27 +343,34 @@ pub(super) fn remainder(core: &mut Core, op: &Op) -> Step {
     Ok(())
 }
 
-/// The remainder, and the low bits of the quotient; no quotient when the reduction is not complete.
-fn partial_remainder(
-    a: X87Register,
-    b: X87Register,
-    nearest: bool,
-    control: Control,
-) -> (Outcome, Option<u64>) {
+/// What a partial remainder says of the quotient.
+enum Quotient {
+    /// There is none: the operands were no numbers.
+    None,
+    /// The reduction is not complete.
+    Unfinished,
+    /// Its low bits.
+    Low(u64),
+}
+
+/// The remainder and the quotient.
+fn partial_remainder(a: X87Register, b: X87Register, nearest: bool, control: Control) -> (Outcome, Quotient) {
     if let Some(outcome) = float::nan(a, b) {
-        return (outcome, Some(0));
+        return (outcome, Quotient::None);
     }
     let flags = float::denormal(a, b);
     match (class(a), class(b)) {
-        (Class::Infinity, _) | (_, Class::Zero) => return (Outcome::invalid(), Some(0)),
-        (Class::Zero, _) | (_, Class::Infinity) => return (Outcome::exact(a).with(flags), Some(0)),
+        (Class::Infinity, _) | (_, Class::Zero) => return (Outcome::invalid(), Quotient::None),
+        (Class::Zero, _) | (_, Class::Infinity) => {
+            return (Outcome::exact(normalised(a)).with(flags), Quotient::Low(0));
+        }
         _ => {}
     }
     let (x, y) = (Number::of(a), Number::of(b));
     let distance = x.exponent - y.exponent;
     if distance < -1 || distance < 0 && !nearest {
         let n = float::round(x.sign, x.exponent, u128::from(x.significand) << 64, control);
-        return (n.with(flags), Some(0));
+        return (n.with(flags), Quotient::Low(0));
     }
     let divisor = u128::from(y.significand);
     // A reduction by 64 or more is left unfinished, with the exponent brought down by 32 to 63.
@@ -383,7 +393,7 @@ fn partial_remainder(
             sign = !sign;
         }
     }
-    let quotient = complete.then_some(quotient as u64);
+    let quotient = if complete { Quotient::Low(quotient as u64) } else { Quotient::Unfinished };
     if rest == 0 {
         return (Outcome::exact(float::zero(x.sign)).with(flags), quotient);
     }

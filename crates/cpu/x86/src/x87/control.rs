@@ -78,9 +78,10 @@ pub(super) fn rotate(core: &mut Core, op: &Op) -> Step {
 pub(super) fn free(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     core.x87_note(op, None);
+    core.x87_set_c1(false);
     core.x87_free(op.dst);
     if op.aux != 0 {
-        core.x87_set_top(core.x87_top().wrapping_add(1));
+        core.x87_pop();
     }
     Ok(())
 }
@@ -151,12 +152,17 @@ fn load_environment_from(core: &mut Core, bytes: &[u8], wide: bool) {
     core.x87_update_summary();
 }
 
+/// What an environment is aligned to: its words.
+fn alignment(op: &Op) -> u64 {
+    if op.aux != 0 { 4 } else { 2 }
+}
+
 /// `fnstenv`: `aux` is 0 for the 16-bit form.
 pub(super) fn store_environment(core: &mut Core, op: &Op) -> Step {
     core.x87_available()?;
     let (bytes, len) = environment(core, op.aux != 0);
     let offset = op.address(core);
-    core.write_bytes(op.segment, offset, &bytes[..len])?;
+    core.write_bytes(op.segment, offset, alignment(op), &bytes[..len])?;
     core.x87.control |= flag::EXCEPTIONS;
     core.x87_update_summary();
     Ok(())
@@ -164,10 +170,10 @@ pub(super) fn store_environment(core: &mut Core, op: &Op) -> Step {
 
 /// `fldenv`.
 pub(super) fn load_environment(core: &mut Core, op: &Op) -> Step {
-    core.x87_available()?;
+    core.x87_begin()?;
     let (mut bytes, len) = ([0; 28], if op.aux != 0 { 28 } else { 14 });
     let offset = op.address(core);
-    core.read_bytes(op.segment, offset, &mut bytes[..len])?;
+    core.read_bytes(op.segment, offset, alignment(op), &mut bytes[..len])?;
     load_environment_from(core, &bytes[..len], op.aux != 0);
     Ok(())
 }
@@ -183,16 +189,16 @@ pub(super) fn save(core: &mut Core, op: &Op) -> Step {
         bytes[at..at + 10].copy_from_slice(&to_bytes(core.st(i)));
     }
     let offset = op.address(core);
-    core.write_bytes(op.segment, offset, &bytes[..len + 80])?;
+    core.write_bytes(op.segment, offset, alignment(op), &bytes[..len + 80])?;
     initialise(core, op)
 }
 
 /// `frstor`.
 pub(super) fn restore(core: &mut Core, op: &Op) -> Step {
-    core.x87_available()?;
+    core.x87_begin()?;
     let (mut bytes, len) = ([0; 108], if op.aux != 0 { 28 } else { 14 });
     let offset = op.address(core);
-    core.read_bytes(op.segment, offset, &mut bytes[..len + 80])?;
+    core.read_bytes(op.segment, offset, alignment(op), &mut bytes[..len + 80])?;
     load_environment_from(core, &bytes[..len], op.aux != 0);
     let occupied = core.x87.occupied;
     for i in 0..8 {

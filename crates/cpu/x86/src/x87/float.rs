@@ -286,8 +286,13 @@ pub(super) fn round(sign: bool, exponent: i32, significand: u128, control: Contr
     };
     if rounded.overflow {
         flags |= flag::OE;
+        let rescaled = rounded.exponent + BIAS - RESCALE;
+        if control.masked & flag::OE == 0 && rescaled > 0x7ffe {
+            // `fscale` can go so far that even this does not bring the result back.
+            return Outcome { value: infinity(sign), flags: flags | flag::PE | flag::C1 };
+        }
         if control.masked & flag::OE == 0 {
-            return Outcome { value: pack(rounded.exponent + BIAS - RESCALE, rounded.significand), flags };
+            return Outcome { value: pack(rescaled, rounded.significand), flags };
         }
         let to_infinity = match control.rounding {
             Rounding::Nearest => true,
@@ -307,6 +312,9 @@ pub(super) fn round(sign: bool, exponent: i32, significand: u128, control: Contr
     if rounded.tiny {
         if !underflow_masked {
             flags |= flag::UE;
+            if rounded.exponent + BIAS + RESCALE < 1 {
+                return Outcome { value: zero(sign), flags: flags & !flag::C1 | flag::PE };
+            }
             return Outcome { value: pack(rounded.exponent + BIAS + RESCALE, rounded.significand), flags };
         }
         if rounded.inexact {
@@ -330,7 +338,6 @@ pub(super) fn nan(a: X87Register, b: X87Register) -> Option<Outcome> {
         return None;
     }
     let flags = if ca == Class::Signaling || cb == Class::Signaling { flag::IE } else { 0 };
-    let quieted = |v: X87Register| X87Register { significand: v.significand | QUIET, ..v };
     let chosen = match (is_nan(ca), is_nan(cb)) {
         (true, false) => a,
         (false, true) => b,
@@ -435,7 +442,7 @@ pub(super) fn div(a: X87Register, b: X87Register, control: Control) -> Outcome {
         (Class::Infinity, Class::Infinity) | (Class::Zero, Class::Zero) => return Outcome::invalid(),
         (Class::Infinity, _) => Outcome::exact(infinity(sign)),
         (Class::Zero, _) | (_, Class::Infinity) => Outcome::exact(zero(sign)),
-        (_, Class::Zero) => Outcome::exact(infinity(sign)).with(flag::ZE),
+        (_, Class::Zero) => return Outcome::exact(infinity(sign)).with(flag::ZE),
         _ => {
             let (a, b) = (Number::of(a), Number::of(b));
             let divisor = u128::from(b.significand);
@@ -541,7 +548,14 @@ pub(super) fn compare(a: X87Register, b: X87Register) -> Option<std::cmp::Orderi
     })
 }
 
+/// A signaling NaN made quiet; other values as they are.
+pub(super) fn quieted(value: X87Register) -> X87Register {
+    let quiet = if class(value) == Class::Signaling { QUIET } else { 0 };
+    X87Register { significand: value.significand | quiet, ..value }
+}
+
 /// A single- or double-precision number in memory, widened: its bits, and the bits of its exponent and fraction.
+/// A signaling NaN raises its flag, and is left signaling.
 pub(super) fn widen(bits: u64, exponent_bits: u32, fraction_bits: u32) -> Outcome {
     let sign = bits >> (exponent_bits + fraction_bits) & 1 != 0;
     let field = bits >> fraction_bits & ((1 << exponent_bits) - 1);
@@ -550,11 +564,8 @@ pub(super) fn widen(bits: u64, exponent_bits: u32, fraction_bits: u32) -> Outcom
     let sign_bit = u16::from(sign) << 15;
     if field == (1 << exponent_bits) - 1 {
         let value = X87Register { significand: J | fraction, sign_exponent: sign_bit | 0x7fff };
-        if class(value) == Class::Signaling {
-            let quiet = X87Register { significand: value.significand | QUIET, ..value };
-            return Outcome { value: quiet, flags: flag::IE };
-        }
-        return Outcome::exact(value);
+        let flags = if class(value) == Class::Signaling { flag::IE } else { 0 };
+        return Outcome { value, flags };
     }
     if field == 0 {
         if fraction == 0 {

@@ -42,7 +42,9 @@ pub(super) fn from_integer(value: i64) -> Outcome {
 pub(super) fn load(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     let offset = op.address(core);
-    let outcome = if op.src < 16 { load_real(core, op, offset)? } else { load_integer(core, op, offset)? };
+    let mut outcome =
+        if op.src < 16 { load_real(core, op, offset)? } else { load_integer(core, op, offset)? };
+    outcome.value = float::quieted(outcome.value);
     core.x87_note(op, Some((op.segment, offset)));
     core.x87_push(outcome);
     Ok(())
@@ -53,7 +55,7 @@ pub(super) fn load_extended(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     let offset = op.address(core);
     let mut bytes = [0; 10];
-    core.read_bytes(op.segment, offset, &mut bytes)?;
+    core.read_bytes(op.segment, offset, 8, &mut bytes)?;
     core.x87_note(op, Some((op.segment, offset)));
     core.x87_push(Outcome::exact(from_bytes(bytes)));
     Ok(())
@@ -127,19 +129,20 @@ pub(super) fn store(core: &mut Core, op: &Op) -> Step {
     let offset = op.address(core);
     // A fault of the store comes before any change.
     let linear = core.linear(op.segment, offset, u64::from(op.src), true)?;
-    core.probe(op.segment, linear, u64::from(op.src), crate::mmu::Access::Write)?;
+    core.check_store(op.segment, linear, u64::from(op.src), u64::from(op.src))?;
     core.x87_note(op, Some((op.segment, offset)));
     let Some(value) = value_to_store(core) else { return Ok(()) };
     let format = if op.src == 4 { float::SINGLE } else { float::DOUBLE };
     let underflowed = core.x87_empty(0);
     let (bits, flags) = float::narrow(value, format, core.x87_control());
+    // An unmasked exception other than the loss of precision keeps the number from being stored, and so rounded.
+    let kept_back = flags & (flag::IE | flag::OE | flag::UE) & !core.x87.control != 0;
     if !underflowed {
+        let flags = if kept_back { flags & !(flag::PE | flag::C1) } else { flags };
         core.x87_set_c1(flags & flag::C1 != 0);
+        core.x87_raise(flags);
     }
-    let unmasked = flags & flag::EXCEPTIONS & !core.x87.control;
-    let kept = if unmasked & (flag::IE | flag::OE | flag::UE) != 0 { flags & !flag::PE } else { flags };
-    core.x87_raise(if underflowed { 0 } else { kept });
-    if unmasked & (flag::IE | flag::OE | flag::UE) != 0 {
+    if kept_back {
         return Ok(());
     }
     if op.src == 4 {
@@ -158,13 +161,13 @@ pub(super) fn store_extended(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     let offset = op.address(core);
     let linear = core.linear(op.segment, offset, 10, true)?;
-    core.probe(op.segment, linear, 10, crate::mmu::Access::Write)?;
+    core.check_store(op.segment, linear, 10, 8)?;
     core.x87_note(op, Some((op.segment, offset)));
     let Some(value) = value_to_store(core) else { return Ok(()) };
     if !core.x87_empty(0) {
         core.x87_set_c1(false);
     }
-    core.write_bytes(op.segment, offset, &to_bytes(value))?;
+    core.write_bytes(op.segment, offset, 8, &to_bytes(value))?;
     core.x87_pop();
     Ok(())
 }
@@ -175,7 +178,7 @@ pub(super) fn store_integer(core: &mut Core, op: &Op) -> Step {
     let offset = op.address(core);
     let size = u64::from(op.src);
     let linear = core.linear(op.segment, offset, size, true)?;
-    core.probe(op.segment, linear, size, crate::mmu::Access::Write)?;
+    core.check_store(op.segment, linear, size, size)?;
     core.x87_note(op, Some((op.segment, offset)));
     let Some(value) = value_to_store(core) else { return Ok(()) };
     let underflowed = core.x87_empty(0);
@@ -229,7 +232,7 @@ pub(super) fn load_decimal(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     let offset = op.address(core);
     let mut bytes = [0; 10];
-    core.read_bytes(op.segment, offset, &mut bytes)?;
+    core.read_bytes(op.segment, offset, 8, &mut bytes)?;
     core.x87_note(op, Some((op.segment, offset)));
     let magnitude = bytes[..9]
         .iter()
@@ -248,7 +251,7 @@ pub(super) fn store_decimal(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     let offset = op.address(core);
     let linear = core.linear(op.segment, offset, 10, true)?;
-    core.probe(op.segment, linear, 10, crate::mmu::Access::Write)?;
+    core.check_store(op.segment, linear, 10, 8)?;
     core.x87_note(op, Some((op.segment, offset)));
     let Some(value) = value_to_store(core) else { return Ok(()) };
     let underflowed = core.x87_empty(0);
@@ -272,15 +275,23 @@ pub(super) fn store_decimal(core: &mut Core, op: &Op) -> Step {
             return Ok(());
         }
     }
-    core.write_bytes(op.segment, offset, &bytes)?;
+    core.write_bytes(op.segment, offset, 8, &bytes)?;
     core.x87_pop();
     Ok(())
 }
 
-/// `fst st(dst)`, `fstp st(dst)` (`aux`).
+/// `aux` of [`store_register`] for `fstpnce`.
+pub(super) const NO_CHECK: u8 = 2;
+
+/// `fst st(dst)`, `fstp st(dst)` (`aux` 1) and `fstpnce st(dst)` ([`NO_CHECK`]), which minds no empty register.
 pub(super) fn store_register(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;
     core.x87_note(op, None);
+    if core.x87_empty(0) && op.aux == NO_CHECK {
+        core.x87_set_c1(false);
+        core.x87_pop();
+        return Ok(());
+    }
     let empty = core.x87_empty(0);
     let Some(value) = value_to_store(core) else { return Ok(()) };
     if !empty {
@@ -321,7 +332,6 @@ pub(super) fn conditional(core: &mut Core, op: &Op) -> Step {
         }
         return Ok(());
     }
-    core.x87_set_c1(false);
     if core.flags.condition(op.aux) {
         core.set_st(0, core.st(op.src));
     }

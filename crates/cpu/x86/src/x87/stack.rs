@@ -133,7 +133,8 @@ impl Core {
             INDEFINITE
         } else {
             self.x87_set_c1(false);
-            if !self.x87_raise(outcome.flags) {
+            // A denormal operand is loaded even where that is not masked.
+            if !self.x87_raise(outcome.flags) && outcome.flags & flag::IE != 0 {
                 return;
             }
             outcome.value

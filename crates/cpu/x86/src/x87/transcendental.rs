@@ -37,38 +37,30 @@ pub(super) fn power(core: &mut Core, op: &Op) -> Step {
             (Class::Infinity, _) => Outcome::exact(a),
             // Outside its domain the result is undefined; the operand stays.
             (_, 0x3fff..) if a.significand == 1 << 63 && a.sign_exponent & 0x7fff == 0x3fff => {
-                if negative(a) { Outcome::exact(minus_one) } else { Outcome::exact(ONE) }
+                Outcome::exact(if negative(a) { minus_one } else { ONE }).with(flag::PE)
             }
-            (_, 0x3fff..) => Outcome::exact(a),
+            (_, 0x3fff..) => Outcome::exact(a).with(flag::PE),
             _ => inexact(Wide::of(a).mul(Wide::LN_2).exp_m1(), control).with(flags),
         }
     })
 }
 
 /// Reduces an angle below 2^63 to within an eighth of a turn of a multiple of a quarter turn: which multiple,
-/// and the rest.
+/// and the rest. A quarter turn is what the hardware takes for one, so that large angles come out alike.
 fn reduce(a: X87Register) -> (u64, Wide) {
     let angle = Wide { sign: false, ..Wide::of(a) };
-    let quarter = Wide::PI.scaled(-1);
+    let quarter = Wide::PI_66.scaled(-1);
     let count = angle.div(quarter).nearest();
-    let turns = Wide::integer(count);
-    // The product is taken in two parts, so that subtracting it loses nothing that matters.
+    // The product is taken in two parts, each of which is exact.
     let (high, low) = (count >> 32 << 32, count & 0xffff_ffff);
-    let mut rest = angle;
-    for part in [high, low] {
-        let pi_high = Wide { significand: quarter.significand >> 64 << 64, ..quarter };
-        let pi_low = quarter.sub(pi_high);
-        rest = rest.sub(Wide::integer(part).mul(pi_high));
-        rest = rest.sub(Wide::integer(part).mul(pi_low));
-    }
-    rest = rest.sub(turns.mul(Wide::PI_REST.scaled(-1)));
+    let rest = angle.sub(Wide::integer(high).mul(quarter)).sub(Wide::integer(low).mul(quarter));
     (count, rest)
 }
 
 /// Sine and cosine of an angle.
 fn sine_cosine(a: X87Register) -> (Wide, Wide) {
     let (count, rest) = reduce(a);
-    let (s, c) = (rest.sin(), rest.cos());
+    let (s, c) = (rest.sin().below(), rest.cos().below());
     let (s, c) = match count & 3 {
         0 => (s, c),
         1 => (c, s.negated()),
@@ -194,7 +186,8 @@ fn logarithm(x: X87Register, y: X87Register, control: Control) -> Outcome {
                     let product = log.mul(Wide::of(y));
                     // The logarithm of a power of two is an integer, and the product may be exact.
                     if x.significand == 1 << 63 && class(x) == Class::Normal {
-                        float::round(product.sign, product.exponent, product.significand, control.full())
+                        let (exponent, significand) = (product.exponent, product.significand);
+                        float::round(product.sign, exponent, significand, control.full()).with(flag::PE)
                     } else {
                         inexact(product, control)
                     }
@@ -217,8 +210,9 @@ fn logarithm_plus_one(x: X87Register, y: X87Register, control: Control) -> Outco
         _ => {
             let wide = Wide::of(x);
             if wide.sign && wide.exponent >= 0 {
-                // At or below minus one there is no logarithm; the manual leaves the result open.
-                return Outcome::invalid();
+                // At or below minus one there is no logarithm. The manual leaves the result open; hardware gives
+                // the operand back.
+                return Outcome::exact(x).with(flag::PE);
             }
             inexact(wide.log2_p1().mul(Wide::of(y)), control)
         }
@@ -253,8 +247,11 @@ fn arc_tangent(x: X87Register, y: X87Register, control: Control) -> Outcome {
             let (wx, wy) = (Wide { sign: false, ..Wide::of(x) }, Wide { sign: false, ..Wide::of(y) });
             let steep = wy.sub(wx);
             let half = Wide::PI.scaled(-1);
-            let angle =
-                if !steep.sign && !steep.is_zero() { half.sub(wx.div(wy).atan()) } else { wy.div(wx).atan() };
+            let angle = if !steep.sign && !steep.is_zero() {
+                half.sub(wx.div(wy).atan().below())
+            } else {
+                wy.div(wx).atan().below()
+            };
             let angle = if negative(x) { Wide::PI.sub(angle) } else { angle };
             inexact(Wide { sign: negative(y), ..angle }, control)
         }

@@ -4,6 +4,9 @@ use posada_vcpu::x86::X87Register;
 
 use super::float::{Number, shift_sticky};
 
+/// The bit that the significand of a number other than zero has set.
+const TOP: u128 = 1 << 127;
+
 /// Zero, or `significand * 2^(exponent - 127)` with the top bit of the significand set.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wide {
@@ -14,13 +17,13 @@ pub(super) struct Wide {
 
 impl Wide {
     pub(super) const ZERO: Self = Self { sign: false, exponent: 0, significand: 0 };
-    pub(super) const ONE: Self = Self::constant(0, 1 << 127);
+    pub(super) const ONE: Self = Self::constant(0, TOP);
     pub(super) const LN_2: Self = Self::constant(-1, 0xb172_17f7_d1cf_79ab_c9e3_b398_03f2_f6af);
     /// 1 / ln 2.
     pub(super) const LOG2_E: Self = Self::constant(0, 0xb8aa_3b29_5c17_f0bb_be87_fed0_691d_3e89);
     pub(super) const PI: Self = Self::constant(1, 0xc90f_daa2_2168_c234_c4c6_628b_80dc_1cd1);
-    /// What [`PI`](Self::PI) is short of pi by.
-    pub(super) const PI_REST: Self = Self::constant(-128, 0x9481_2704_4533_e63a_0105_df53_1d89_cd91);
+    /// Pi cut to the 66 bits that the hardware reduces angles with.
+    pub(super) const PI_66: Self = Self::constant(1, 0xc90f_daa2_2168_c234_c << 60);
 
     const fn constant(exponent: i32, significand: u128) -> Self {
         Self { sign: false, exponent, significand }
@@ -127,6 +130,15 @@ impl Wide {
         }
     }
 
+    /// The next number nearer to zero, for a result that lies a little below what its series adds up to.
+    pub(super) fn below(self) -> Self {
+        match self.significand {
+            0 => self,
+            TOP => Self { exponent: self.exponent - 1, significand: u128::MAX, ..self },
+            significand => Self { significand: significand - 1, ..self },
+        }
+    }
+
     /// Rounded to the nearest integer: below 2^64.
     pub(super) fn nearest(self) -> u64 {
         match self.exponent {
@@ -176,6 +188,9 @@ impl Wide {
 
     /// The base-2 logarithm of one more than self.
     pub(super) fn log2_p1(self) -> Self {
+        if self.exponent > -4 {
+            return self.add(Self::ONE).log2();
+        }
         self.div(self.add(Self::integer(2))).atanh().scaled(1).mul(Self::LOG2_E)
     }
 
