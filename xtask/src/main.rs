@@ -1,6 +1,7 @@
 //! The repository's own chores, so that nothing needs a hand-run recipe: `cargo xtask help` lists them.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod packages;
 mod test;
 
@@ -17,10 +18,16 @@ struct Arguments {
 enum Chore {
     /// Everything that must pass: formatting, lints, unit tests, doc tests, guest boots
     Test,
+    /// Speed, boot time and memory, side by side with Bochs and QEMU's translator
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --only posada,bochs --workload gzip"
+    )]
+    Bench(bench::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Test => test::run(),
+        Chore::Bench(options) => bench::run(&options),
     }
 }

@@ -1,0 +1,92 @@
+//! What every monitor boots: the same kernel, the same initramfs, the same words on the command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use cpio::newc::{Builder, ModeFileType, trailer};
+use posada_image::session::Session;
+use posada_image::{Images, Progress};
+
+use super::console::MARK;
+use super::workload::Workload;
+
+/// Guest memory, in bytes.
+pub(crate) const MEMORY: u64 = 512 << 20;
+
+/// Words after those of the image. `earlyprintk` shows the kernel's first line when it is printed; what is less than a
+/// notice stays off the console, for a serial port that takes its time would otherwise be what is measured. Processors
+/// that need no mitigation against speculation and those that do shall carry out the same instructions.
+const APPEND: &str = "earlyprintk=ttyS0,115200 loglevel=6 mitigations=off";
+
+/// Files and words for a boot.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// Holds the files, and what monitors make of them.
+    pub(crate) folder: PathBuf,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    pub(crate) append: String,
+    /// The image and its version, for people.
+    pub(crate) title: String,
+}
+
+impl Guest {
+    /// Takes the `debian` image, fetching it if need be, and puts into `folder` the initramfs whose login shell runs
+    /// the workloads.
+    pub(crate) fn new(
+        folder: &Path,
+        workloads: &[&Workload],
+        progress: &mut dyn Progress,
+    ) -> anyhow::Result<Self> {
+        let image = Images::open()?.get("debian", progress)?;
+        let session = Session::shell();
+        let mut initrd = image.initrd(&session)?;
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        append_file(&mut initrd, "root/.profile", script(workloads).as_bytes())?;
+        let path = folder.join("initrd");
+        fs::write(&path, initrd).with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            kernel: image.kernel(),
+            initrd: path,
+            append: format!("{} {APPEND}", image.append(&session)),
+            title: format!("Linux {} with {}", image.version(), tools(&image)),
+        })
+    }
+}
+
+/// The packages besides the kernel.
+fn tools(image: &posada_image::Image) -> String {
+    let packages = image.packages().iter().filter(|package| !package.name.starts_with("linux-"));
+    let names: Vec<_> = packages.map(|package| format!("{} {}", package.name, package.version)).collect();
+    names.join(", ")
+}
+
+/// Appends an archive with one file. Linux unpacks archives one after another; later files win.
+fn append_file(initrd: &mut Vec<u8>, path: &str, contents: &[u8]) -> anyhow::Result<()> {
+    let archive = Builder::new(path).ino(1).mode(0o644).set_mode_file_type(ModeFileType::Regular);
+    let mut writer = archive.write(initrd, u32::try_from(contents.len())?);
+    std::io::Write::write_all(&mut writer, contents)?;
+    trailer(writer.finish()?)?;
+    Ok(())
+}
+
+/// What the login shell reads first.
+fn script(workloads: &[&Workload]) -> String {
+    use std::fmt::Write as _;
+    let mut script = format!("echo '{MARK} shell'\nmkdir -p /tmp/bench && cd /tmp/bench\n");
+    for Workload { name, script: commands, .. } in workloads {
+        let _ = write!(
+            script,
+            "echo '{MARK} begin {name}'\nresult=$({commands})\necho \"{MARK} end {name} $result\"\n"
+        );
+    }
+    // Whoever watches takes the measure of the monitor now, and ends it.
+    let _ = write!(script, "echo '{MARK} done'\nexec sleep 3600\n");
+    script
+}
+
+#[cfg(test)]
+#[path = "guest_test.rs"]
+mod tests;

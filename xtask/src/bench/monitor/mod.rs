@@ -1,0 +1,51 @@
+//! The monitors that are compared. Another one is another file here, and a line in [`all`].
+
+mod bochs;
+mod posada;
+mod qemu;
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+
+use super::guest::Guest;
+use super::measure::Launch;
+
+/// Something that boots a [`Guest`].
+pub(crate) trait Monitor {
+    /// What `--only` calls it: one word in small letters.
+    fn key(&self) -> &'static str;
+
+    /// Its name, as tables and plots show it.
+    fn name(&self) -> &'static str;
+
+    /// Makes whatever it needs to boot this guest, once, and returns its version.
+    fn prepare(&mut self, guest: &Guest) -> anyhow::Result<String>;
+
+    /// How to start it with this guest: with [`guest::MEMORY`](super::guest::MEMORY) bytes of memory, one processor
+    /// with the features of `x86-64-v2`, the console on the first serial port, and a second serial port.
+    fn launch(&self, guest: &Guest) -> anyhow::Result<Launch>;
+}
+
+/// All of them, Posada first: others are compared with it.
+pub(crate) fn all() -> Vec<Box<dyn Monitor>> {
+    vec![Box::new(posada::Posada::default()), Box::new(bochs::Bochs::default()), Box::new(qemu::Qemu)]
+}
+
+/// The first of the lines that a program prints which `matches`.
+fn line_of(
+    program: &str,
+    arguments: &[impl AsRef<OsStr>],
+    matches: impl Fn(&str) -> bool,
+) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().map(str::trim).find(|line| matches(line));
+    line.map(str::to_owned).with_context(|| format!("{program} does not tell its version"))
+}
