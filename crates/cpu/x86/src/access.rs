@@ -139,14 +139,20 @@ impl Core {
     }
 
     /// A 16-byte operand, low half first. With `aligned`, an address that is no multiple of 16 is `#GP(0)`.
+    #[inline(always)]
     pub(crate) fn read_128(&mut self, number: u8, offset: u64, aligned: bool) -> Step<[u64; 2]> {
         let linear = self.linear(number, offset, 16, false)?;
+        match self.mmu.find_read(linear, 16) {
+            Some(at) if !aligned || linear & 15 == 0 => Ok(self.connections.ram.load_16(at)),
+            _ => self.read_128_slow(number, linear, aligned),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_128_slow(&mut self, number: u8, linear: u64, aligned: bool) -> Step<[u64; 2]> {
         if aligned && linear & 15 != 0 {
             return Err(self.gp(0));
-        }
-        if let Some(at) = self.mmu.find_read(linear, 16) {
-            let ram = &self.connections.ram;
-            return Ok([ram.load(at), ram.load(at + 8)]);
         }
         self.check_alignment(number, linear, 16)?;
         self.probe(number, linear, 16, Access::Read)?;
@@ -157,17 +163,25 @@ impl Core {
     }
 
     /// Writes a 16-byte operand; see [`read_128`](Self::read_128).
+    #[inline(always)]
     pub(crate) fn write_128(&mut self, number: u8, offset: u64, value: [u64; 2], aligned: bool) -> Step {
         let linear = self.linear(number, offset, 16, true)?;
+        match self.mmu.find_write(linear, 16) {
+            Some(at) if !aligned || linear & 15 == 0 => {
+                if self.connections.ram.store_16(at, value) {
+                    self.code_written();
+                }
+                Ok(())
+            }
+            _ => self.write_128_slow(number, linear, value, aligned),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_128_slow(&mut self, number: u8, linear: u64, value: [u64; 2], aligned: bool) -> Step {
         if aligned && linear & 15 != 0 {
             return Err(self.gp(0));
-        }
-        if let Some(at) = self.mmu.find_write(linear, 16) {
-            let ram = &self.connections.ram;
-            if ram.store(at, value[0]) | ram.store(at + 8, value[1]) {
-                self.code_written();
-            }
-            return Ok(());
         }
         self.check_alignment(number, linear, 16)?;
         self.probe(number, linear, 16, Access::Write)?;
@@ -210,13 +224,9 @@ impl Core {
     fn span(&mut self, number: u8, offset: u64, size: u64, alignment: u64, access: Access) -> Step<u64> {
         let write = access == Access::Write;
         let linear = self.linear(number, offset, size, write)?;
-        if self.mmu.checks_alignment() && linear & (alignment - 1) != 0 {
-            return Err(self.raise(vector::AC, Some(0)));
-        }
+        self.check_alignment(number, linear, alignment)?;
         self.probe(number, linear, size, access)?;
-        if self.mmu.watches() {
-            self.note_data_access(linear, size, write);
-        }
+        self.watch(linear, size, write);
         Ok(linear)
     }
 
@@ -332,11 +342,11 @@ impl Core {
     #[inline(never)]
     pub(crate) fn read_slow<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
         self.watch_data(number, linear, T::BYTES, false)?;
-        self.read_parts(number, linear)
+        self.read_places(number, linear)
     }
 
     /// Reads a page or two, aligned or not.
-    fn read_parts<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
+    fn read_places<T: Int>(&mut self, number: u8, linear: u64) -> Step<T> {
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
         if room >= T::BYTES {
             let place = self.place(number, linear, Access::Read)?;
@@ -357,11 +367,11 @@ impl Core {
     #[inline(never)]
     pub(crate) fn write_slow<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
         self.watch_data(number, linear, T::BYTES, true)?;
-        self.write_parts(number, linear, value)
+        self.write_places(number, linear, value)
     }
 
     /// Writes to a page or two, aligned or not.
-    fn write_parts<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
+    fn write_places<T: Int>(&mut self, number: u8, linear: u64, value: T) -> Step {
         let room = PAGE_MASK + 1 - (linear & PAGE_MASK);
         if room >= T::BYTES {
             let place = self.place(number, linear, Access::Write)?;
