@@ -86,13 +86,13 @@ fn debug_number(register: Register) -> Option<u8> {
 
 /// Whether a debug register may be accessed now; the number of the register that it really is.
 fn check_access(core: &mut Core, number: u8) -> Step<u8> {
+    core.need_ring_0()?;
     // `dr4` and `dr5` are other names of `dr6` and `dr7`, unless debugging extensions are on.
     let number = match number {
         4 | 5 if core.cr4 & cr4::DE != 0 => return Err(core.ud()),
         4 | 5 => number + 2,
         _ => number,
     };
-    core.need_ring_0()?;
     if core.dr7 & dr7::GD != 0 {
         core.note_debug_exception(dr6::BD);
         return Err(core.raise(vector::DB, None));
