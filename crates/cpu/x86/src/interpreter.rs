@@ -27,6 +27,14 @@ impl Interpreter {
         &self.core
     }
 
+    /// One instruction, or the delivery of its fault.
+    #[cfg(test)]
+    pub(crate) fn single_step_delivering(&mut self) {
+        if self.block(true) == Err(Stop::Fault) {
+            self.core.deliver_fault();
+        }
+    }
+
     /// One instruction, whose fault is not delivered.
     #[cfg(test)]
     pub(crate) fn single_step(&mut self) -> Step {

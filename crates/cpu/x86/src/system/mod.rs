@@ -13,6 +13,9 @@ mod descriptor;
 mod far;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+#[path = "hostile_test.rs"]
+mod hostile;
 mod interrupt;
 mod io;
 mod iret;
