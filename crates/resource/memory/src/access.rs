@@ -5,6 +5,7 @@
 //! (Intel SDM volume 3A, section 9.1).
 
 use std::arch::asm;
+use std::arch::x86_64::__m128i;
 
 mod sealed {
     pub trait Sealed {}
@@ -114,4 +115,34 @@ pub(crate) unsafe fn compare_exchange_16(at: *mut u8, old: u128, new: u128) -> u
         );
     }
     u128::from(low) | u128::from(high) << 64
+}
+
+/// Sixteen bytes at once, low half first.
+///
+/// # Safety
+/// `from` must be valid for reads of 16 bytes; alignment is not needed.
+#[inline(always)]
+pub(crate) unsafe fn load_16(from: *const u8) -> [u64; 2] {
+    let value: __m128i;
+    // SAFETY: the caller promises a readable place; the instruction touches nothing else. Both types are sixteen
+    // bytes of which any is valid.
+    unsafe {
+        asm!("movdqu {}, xmmword ptr [{}]", out(xmm_reg) value, in(reg) from,
+            options(nostack, preserves_flags, readonly));
+        std::mem::transmute::<__m128i, [u64; 2]>(value)
+    }
+}
+
+/// Sixteen bytes at once, low half first.
+///
+/// # Safety
+/// `to` must be valid for writes of 16 bytes; alignment is not needed.
+#[inline(always)]
+pub(crate) unsafe fn store_16(to: *mut u8, value: [u64; 2]) {
+    // SAFETY: the caller promises a writable place; the instruction touches nothing else. Both types are sixteen
+    // bytes of which any is valid.
+    unsafe {
+        let value = std::mem::transmute::<[u64; 2], __m128i>(value);
+        asm!("movdqu xmmword ptr [{}], {}", in(reg) to, in(xmm_reg) value, options(nostack, preserves_flags));
+    }
 }

@@ -209,6 +209,21 @@ impl GuestRam {
         self.wrote(offset, size_of::<T>())
     }
 
+    /// [`load`](Self::load) of 16 bytes, low half first.
+    #[inline(always)]
+    pub fn load_16(&self, offset: usize) -> [u64; 2] {
+        // SAFETY: `pointer` has checked the place.
+        unsafe { access::load_16(self.pointer::<u128>(offset)) }
+    }
+
+    /// [`store`](Self::store) of 16 bytes, low half first.
+    #[inline(always)]
+    pub fn store_16(&self, offset: usize, value: [u64; 2]) -> bool {
+        // SAFETY: `pointer` has checked the place.
+        unsafe { access::store_16(self.pointer::<u128>(offset), value) };
+        self.wrote(offset, 16)
+    }
+
     /// Compare-and-exchange under the host's bus lock: the value before, and whether watched code was hit.
     /// A failed exchange writes nothing new, yet counts as a write, as it does on the real processor.
     #[inline(always)]
@@ -369,6 +384,11 @@ mod tests {
             assert_eq!(ram.update(offset, |v: u32| v + 1).0, 0x89ab_1111);
             assert_eq!(ram.load::<u32>(offset), 0x89ab_1112);
         }
+        for offset in [0, 3, 0xff1, 0x1a_0000 - 16] {
+            assert!(!ram.store_16(offset, [1, 2]));
+            assert_eq!((ram.load::<u64>(offset), ram.load::<u64>(offset + 8)), (1, 2));
+            assert_eq!(ram.load_16(offset), [1, 2]);
+        }
     }
 
     #[test]
@@ -394,8 +414,9 @@ mod tests {
     fn every_kind_of_write_moves_a_watched_page_on() {
         let ram = pc();
         let page = ram.offset(Gpa(0x10_1000)).unwrap() >> 12;
-        let writes: [Write; 5] = [
+        let writes: [Write; 6] = [
             |ram| assert!(ram.store(0xa_1ffc, 1_u64)),
+            |ram| assert!(ram.store_16(0xa_0ff1, [1, 2])),
             |ram| assert!(ram.store(0xa_0fff, 1_u16)),
             |ram| assert!(ram.compare_exchange(0xa_1000, 7_u8, 7).1),
             |ram| ram.write(Gpa(0x10_0ff0), &[1; 0x1000]).unwrap(),

@@ -40,6 +40,7 @@ pub(super) struct Mmx<T = u64>(PhantomData<T>);
 impl Core {
     /// The exception that every SSE instruction raises while [`Core::sse_off`] (AMD APM volume 2, section 11.2).
     #[cold]
+    #[inline(never)]
     pub(super) fn sse_unavailable(&mut self) -> Stop {
         if self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0 { self.ud() } else { self.nm() }
     }
@@ -59,6 +60,7 @@ impl Core {
     }
 
     #[cold]
+    #[inline(never)]
     fn mmx_unavailable(&mut self) -> Stop {
         if self.cr0 & cr0::EM != 0 { self.ud() } else { self.nm() }
     }
