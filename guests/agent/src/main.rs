@@ -42,7 +42,7 @@ extern "C" fn start(stack: *const usize) -> ! {
         Ok(command) => command,
         Err(error) => fail(b"cannot start a process", error),
     };
-    sys::block_sigpipe(true);
+    sys::block_sigpipe();
     Relay::new(channel, command).run();
     sys::exit(0)
 }
@@ -135,6 +135,7 @@ fn spawn(session: &Session) -> sys::Result<Command> {
 /// In the child: takes its streams and its folder, then becomes the command. Returns only if that fails.
 fn become_command(session: &Session, streams: [Fd; 3]) -> Errno {
     let prepare = || {
+        sys::reset_signals();
         sys::setsid(0)?;
         if !matches!(session.terminal, Terminal::None) {
             sys::take_terminal(streams[0])?;

@@ -180,11 +180,25 @@ pub fn wait(process: i32) -> Result<i32> {
     Ok(status)
 }
 
-/// Blocks (or, with `false`, lets through) SIGPIPE. The mask, unlike an ignored signal, is undone by one call in the child.
-pub fn block_sigpipe(block: bool) {
+/// Blocks SIGPIPE: a stream that has lost its other end is an error where it is written to.
+pub fn block_sigpipe() {
     let set = 1_u64 << (SIGPIPE - 1);
-    // SAFETY: the kernel reads an 8-byte signal set. SIG_BLOCK is 0, SIG_UNBLOCK is 1.
-    let _ = unsafe { syscall(14, [usize::from(!block), (&raw const set) as usize, 0, 8, 0, 0]) };
+    // SAFETY: the kernel reads an 8-byte signal set. SIG_BLOCK is 0.
+    let _ = unsafe { syscall(14, [0, (&raw const set) as usize, 0, 8, 0, 0]) };
+}
+
+/// Gives every signal its default action and lets all through, as a login would find it. A shell starts programs in
+/// the background with SIGINT and SIGQUIT ignored, and what is ignored stays so through exec.
+pub fn reset_signals() {
+    // `struct kernel_sigaction`: SIG_DFL, no flags, no restorer, an empty mask.
+    let default = [0_u64; 4];
+    for signal in 1..=64_usize {
+        // SAFETY: the kernel reads one structure. It refuses SIGKILL and SIGSTOP, which need no reset.
+        let _ = unsafe { syscall(13, [signal, (&raw const default) as usize, 0, 8, 0, 0]) };
+    }
+    let none = 0_u64;
+    // SAFETY: the kernel reads an 8-byte signal set. SIG_SETMASK is 2.
+    let _ = unsafe { syscall(14, [2, (&raw const none) as usize, 0, 8, 0, 0]) };
 }
 
 /// Replaces the program. Returns only if that fails.

@@ -28,10 +28,11 @@ const FILES: [(&str, &[u8]); 6] = [
 /// # Errors
 /// [`SessionError`] if the session's command cannot be passed on.
 pub(crate) fn archive(hostname: &str, session: &Session) -> Result<Vec<u8>, SessionError> {
+    let with_power_button = session.is_shell();
     let session = session.encode()?;
     let write = || -> io::Result<Vec<u8>> {
         let mut archive = Initramfs::new(Vec::with_capacity(64 * 1024 + session.len()));
-        for folder in ["dev", "proc", "sys", "run", "mnt", "var/tmp", "usr/local/bin"] {
+        for folder in ["dev", "proc", "sys", "run", "mnt", "var/tmp", "var/log", "usr/local/bin"] {
             archive.folder(folder, 0o755)?;
         }
         archive.folder("root", 0o700)?;
@@ -44,6 +45,10 @@ pub(crate) fn archive(hostname: &str, session: &Session) -> Result<Vec<u8>, Sess
         archive.file("sbin/posada-agent", 0o755, AGENT)?;
         for (path, contents) in FILES {
             archive.file(path, 0o644, contents)?;
+        }
+        if with_power_button {
+            // The event's name and value, as acpid looks it up: KEY_POWER.
+            archive.file("etc/acpi/PWRF/00000080", 0o755, b"#!/bin/sh\nexec poweroff\n")?;
         }
         archive.file("etc/hostname", 0o644, format!("{hostname}\n").as_bytes())?;
         archive.file(crate::session::SESSION_FILE, 0o600, &session)?;

@@ -73,8 +73,13 @@ impl Write for Gone {
 fn start(session: &Session, channel: &str, console: &str) -> (Child, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let (agent, file) = (folder.path().join("agent"), folder.path().join("session"));
-    fs::write(&agent, AGENT).unwrap();
-    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: a program that this one has open for writing cannot be run, and a test beside this
+    // one that starts a program has, until it does, a copy of all descriptors.
+    let mut install = Command::new("sh");
+    install.args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(&agent).stdin(Stdio::piped());
+    let mut install = install.spawn().unwrap();
+    install.stdin.take().unwrap().write_all(AGENT).unwrap();
+    assert!(install.wait().unwrap().success());
     let fields = session.encode().unwrap();
     let mut text = Vec::new();
     for field in fields.split_inclusive(|&byte| byte == 0) {
@@ -87,14 +92,10 @@ fn start(session: &Session, channel: &str, console: &str) -> (Child, tempfile::T
         }
     }
     fs::write(&file, text).unwrap();
-    loop {
-        match Command::new(&agent).arg(&file).stdin(Stdio::null()).spawn() {
-            Ok(child) => return (child, folder),
-            // Another test that starts a program has, until it does, a copy of our descriptor for writing.
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    // As the guest's first process does it.
+    let script = "trap '' INT QUIT; exec \"$0\" \"$1\"";
+    let child = Command::new("sh").args(["-c", script]).args([&agent, &file]).stdin(Stdio::null()).spawn();
+    (child.unwrap(), folder)
 }
 
 /// Runs a session to its end, with `meanwhile` beside it.
@@ -211,6 +212,13 @@ fn signals_reach_the_command_and_end_it() {
         relay.signal(15);
     });
     assert_eq!(ending, Some(Ending::Signalled(15)));
+}
+
+#[test]
+fn a_command_starts_with_every_signal_at_its_default() {
+    // The first process starts the agent in the background, where shells ignore SIGINT and SIGQUIT.
+    let (stdout, ..) = run(&shell("grep -E 'Sig(Blk|Ign)' /proc/self/status"), io::empty());
+    assert_eq!(stdout, b"SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -55,12 +55,21 @@ impl Guest {
             .arg(image.append(session))
             .args(["-serial", "stdio", "-chardev"])
             .arg(format!("socket,id=port,path={}", folder.path().join("port").display()))
-            .args(["-serial", "chardev:port"])
+            .args(["-serial", "chardev:port", "-monitor"])
+            .arg(format!("unix:{},server=on,wait=off", folder.path().join("monitor").display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         Self { qemu, folder, listener }
+    }
+
+    /// Gives QEMU's monitor a command.
+    fn monitor(&self, command: &str) {
+        let mut monitor = UnixStream::connect(self.folder.path().join("monitor")).unwrap();
+        // The monitor drops what is typed before it has greeted.
+        let _ = monitor.read(&mut [0; 1024]).unwrap();
+        writeln!(monitor, "{command}").unwrap();
     }
 }
 
@@ -240,45 +249,91 @@ fn modules_load_with_what_they_depend_on_in_128_megabytes() {
     }
 }
 
+/// A shell session up to its prompt, and what is needed to type into it and to see what it says.
+struct Console {
+    guest: Guest,
+    keyboard: ChildStdin,
+    screen: ChildStdout,
+    relay: Relay,
+    copy: std::thread::JoinHandle<io::Result<u64>>,
+}
+
+impl Console {
+    fn boot() -> Self {
+        let session = Session::shell().size(Size { rows: 30, columns: 100 }).env("TERM", "vt100");
+        let mut guest = Guest::boot(&session, "256M");
+        let (mut port, _) = guest.listener.accept().unwrap();
+        let keyboard = guest.qemu.stdin.take().unwrap();
+        let screen = guest.qemu.stdout.take().unwrap();
+        let streams = Streams { stdin: None, stdout: Box::new(io::sink()), stderr: Box::new(io::sink()) };
+        let mut to_guest = port.try_clone().unwrap();
+        let (relay, mut from_guest) = Relay::start(streams, move |bytes| to_guest.write_all(bytes));
+        let copy = std::thread::spawn(move || io::copy(&mut port, &mut from_guest));
+        let mut console = Self { guest, keyboard, screen, relay, copy };
+        console.until("~# ");
+        console
+    }
+
+    fn enter(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Reads up to and with `wanted`.
+    fn until(&mut self, wanted: &str) {
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(wanted.as_bytes()) {
+            assert_eq!(self.screen.read(&mut byte).unwrap(), 1, "the console ended without {wanted:?}");
+            seen.push(byte[0]);
+        }
+    }
+
+    /// Waits for QEMU's end, and returns the session's.
+    fn end(mut self) -> Option<Ending> {
+        let _ = io::copy(&mut self.screen, &mut io::sink());
+        assert!(self.guest.qemu.wait().unwrap().success());
+        let _ = self.copy.join().unwrap();
+        self.relay.finish().unwrap()
+    }
+}
+
 #[test]
 #[ignore = "boots a guest under QEMU"]
 fn the_shell_has_job_control_on_the_console_and_its_exit_status_comes_home() {
     if !has_qemu() {
         return;
     }
-    let session = Session::shell().size(Size { rows: 30, columns: 100 }).env("TERM", "vt100");
-    let mut guest = Guest::boot(&session, "256M");
-    let (mut port, _) = guest.listener.accept().unwrap();
-    let mut keyboard = guest.qemu.stdin.take().unwrap();
-    let mut screen = guest.qemu.stdout.take().unwrap();
-    let streams = Streams { stdin: None, stdout: Box::new(io::sink()), stderr: Box::new(io::sink()) };
-    let mut to_guest = port.try_clone().unwrap();
-    let (relay, mut from_guest) = Relay::start(streams, move |bytes| to_guest.write_all(bytes));
-    let copy = std::thread::spawn(move || io::copy(&mut port, &mut from_guest));
-
-    let mut seen = Vec::new();
-    let mut until = |wanted: &str| {
-        let mut byte = [0];
-        while !String::from_utf8_lossy(&seen).ends_with(wanted) {
-            assert_eq!(screen.read(&mut byte).unwrap(), 1, "the console ended without {wanted:?}");
-            seen.push(byte[0]);
-        }
-        String::from_utf8_lossy(&std::mem::take(&mut seen)).into_owned()
-    };
-    until("~# ");
-    keyboard.write_all(b"stty size\n").unwrap();
-    until("30 100\r\n");
+    let mut console = Console::boot();
+    console.enter("stty size\n");
+    console.until("30 100\r\n");
     // Ctrl-C ends the command and not the shell. It is the command that says when it can be interrupted.
-    keyboard.write_all(b"sh -c 'echo go; exec sleep 1000'; echo status $?\n").unwrap();
-    until("\r\ngo\r\n");
-    keyboard.write_all(b"\x03").unwrap();
-    until("~# ");
-    relay.resize(Size { rows: 50, columns: 132 });
-    keyboard.write_all(b"until stty size | grep 50; do sleep 1; done; exit 5\n").unwrap();
-    until("50 132\r\n");
-    let mut rest = Vec::new();
-    let _ = screen.read_to_end(&mut rest);
-    assert!(guest.qemu.wait().unwrap().success());
-    let _ = copy.join().unwrap();
-    assert_eq!(relay.finish().unwrap(), Some(Ending::Exited(5)));
+    console.enter("sh -c 'echo go; exec sleep 1000'; echo status $?\n");
+    console.until("\r\ngo\r\n");
+    console.enter("\x03");
+    console.until("~# ");
+    console.relay.resize(Size { rows: 50, columns: 132 });
+    console.enter("until stty size | grep 50; do sleep 1; done; exit 5\n");
+    console.until("50 132\r\n");
+    assert_eq!(console.end(), Some(Ending::Exited(5)));
+}
+
+#[test]
+#[ignore = "boots a guest under QEMU"]
+fn poweroff_and_the_power_button_end_a_guest() {
+    if !has_qemu() {
+        return;
+    }
+    let mut console = Console::boot();
+    console.enter("poweroff\n");
+    console.until("Power down");
+    assert_eq!(console.end(), None, "the shell did not end of itself");
+
+    let mut console = Console::boot();
+    console.guest.monitor("system_powerdown");
+    console.until("Power down");
+    console.end();
+
+    let mut console = Console::boot();
+    console.enter("reboot\n");
+    console.until("Restarting system");
+    console.end();
 }

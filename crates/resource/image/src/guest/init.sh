@@ -22,10 +22,17 @@ for bus in pci virtio; do
     [ -e "$1" ] && modprobe -q -b -a $(cat "$@") 2>/dev/null
 done
 
-if [ -e /etc/posada/session ]; then
-    /sbin/posada-agent /etc/posada/session
-else
-    cd /root && HOME=/root setsid cttyhack sh -l
+# What poweroff, halt and reboot, called without -f, send to the first process.
+trap 'poweroff -f' USR1 USR2
+trap 'reboot -f' TERM
+
+# A shell may run for days: let it hear of the power button.
+if [ -d /etc/acpi ]; then
+    modprobe -q -a button evdev 2>/dev/null && acpid
 fi
+
+# In the background, for a shell that waits for a foreground process does not run its traps.
+/sbin/posada-agent /etc/posada/session &
+wait $!
 
 poweroff -f
