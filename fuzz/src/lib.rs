@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod boot_image;
 mod device_registers;
 
 /// Any sequence of operations on every device of a PC.
@@ -17,4 +18,12 @@ mod device_registers;
 /// If a device misbehaves: that is the finding.
 pub fn device_registers(data: &[u8]) {
     device_registers::run(data);
+}
+
+/// Any file as a kernel.
+///
+/// # Panics
+/// If the loader panics or writes where nothing of a kernel belongs: that is the finding.
+pub fn boot_image(data: &[u8]) {
+    boot_image::run(data);
 }

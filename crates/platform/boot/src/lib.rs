@@ -14,7 +14,7 @@
 //! would, and more (the ACPI tables, memory above 4 GiB).
 //!
 //! What firmware leaves in memory is here as well: the [memory map](MemoryMap), [`acpi`] tables, and the
-//! [data area](bios) at 0x400.
+//! [data area and interrupt vectors](bios) of a BIOS.
 //!
 //! Files are not trusted. Whatever a file holds, the answer is a kernel in RAM or an [`Error`]; no part of it is
 //! ever put outside RAM or on top of another, and nothing larger than guest RAM is allocated.

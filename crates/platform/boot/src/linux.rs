@@ -72,10 +72,12 @@ impl BzImage {
         }
         let sectors = if header.setup_sects == 0 { 4 } else { u64::from(header.setup_sects) };
         let code_offset = (sectors + 1) * 512;
-        let promised = match version {
+        // The size is counted in paragraphs; not every builder fills up the last one.
+        let paragraphs = match version {
             ..0x0204 => u64::from(header.syssize as u16),
             _ => u64::from(header.syssize),
-        } * 16;
+        };
+        let promised = (paragraphs * 16).saturating_sub(15);
         let needs = code_offset + promised.max(ENTRY_64);
         if len < needs {
             let what = "its compressed code".into();

@@ -3,7 +3,7 @@
 //! There is no firmware here: a kernel starts in the state that its boot protocol names. What every protocol
 //! takes for granted on top of that, a machine that firmware has set up, is set up here.
 
-use posada_boot::bios::DataArea;
+use posada_boot::bios::{self, DataArea};
 use posada_boot::{MemoryMap, acpi};
 use posada_devices::{pic, pit};
 use posada_memory::{Gpa, GuestRam};
@@ -45,8 +45,8 @@ pub(crate) fn write_tables(ram: &GuestRam, layout: &Layout, cpus: u32) -> Result
     for (place, (port, _)) in serial.iter_mut().zip(SERIAL) {
         *place = port;
     }
-    DataArea { serial, extended: EBDA as u32 }.write(ram)?;
-    Ok(acpi::write(ram, &layout.machine(cpus), &FIRMWARE)?)
+    bios::write(ram, &DataArea { serial, extended: EBDA as u32 })?;
+    Ok(acpi::write(ram, &layout.machine(cpus), &(FIRMWARE.start..bios::ROUTINES_START))?)
 }
 
 /// The memory types that firmware sets: everything write-back but the display and the addresses of devices

@@ -103,3 +103,15 @@ fn a_kernel_loads_from_a_file_and_again_for_a_reboot() {
     let code = images::BzImage::default().code;
     assert_eq!(first.bytes(16 * MIB, code.len()), code);
 }
+
+#[test]
+fn the_bios_data_area_names_serial_ports_and_memory() {
+    let guest = Guest::new(16 * MIB);
+    let area = posada_boot::bios::DataArea { serial: [0x3f8, 0x2f8, 0, 0], extended: 0x9_fc00 };
+    posada_boot::bios::write(&guest.ram, &area).unwrap();
+    assert_eq!(guest.word(0x400), 0x02f8_03f8);
+    assert_eq!(guest.bytes(0x40e, 2), [0xc0, 0x9f], "the extended area's segment");
+    assert_eq!(guest.bytes(0x410, 2), [0x02, 0x04], "two serial ports");
+    assert_eq!(guest.bytes(0x413, 2), 639u16.to_le_bytes());
+    assert_eq!(guest.word(0x15 * 4), 0xf000_ff5d, "a vector");
+}

@@ -111,6 +111,11 @@ fn the_machine_was_set_up_as_firmware_does() {
         a.jne(bad)?;
         a.cmp(word_ptr(0x413), 639)?;
         a.jne(bad)?;
+        // Real-mode interrupt 0x15 leads into the BIOS, whose reset jump is where it has always been.
+        a.cmp(word_ptr(0x15 * 4 + 2), 0xf000)?;
+        a.jne(bad)?;
+        a.cmp(byte_ptr(0xf_fff0), 0xea_u32 as i32)?;
+        a.jne(bad)?;
         // The ACPI tables begin where a system searches for them.
         a.cmp(dword_ptr(0xe_0000), u32::from_le_bytes(*b"RSD ") as i32)?;
         a.jne(bad)?;

@@ -58,3 +58,30 @@ fn each_processor_has_its_own_local_apic() {
     });
     assert_eq!(run(builder.cpus(3)), Outcome::DebugExit(1));
 }
+
+#[test]
+fn a_call_to_the_bios_fails_in_an_orderly_way() {
+    let builder = machine(|a| {
+        // `int 0x12; mov [0x7004], ax; clc; int 0x15; setc [0x7006]; mov byte [0x7000], 1; cli; hlt`: memory
+        // size, then a service that is not there.
+        let code = [
+            0xcdu8, 0x12, 0xa3, 0x04, 0x70, 0xf8, 0xcd, 0x15, 0x0f, 0x92, 0x06, 0x06, 0x70, 0xc6, 0x06, 0x00,
+            0x70, 1, 0xfa, 0xf4,
+        ];
+        for (at, byte) in (START..).zip(code) {
+            a.mov(byte_ptr(at), u32::from(byte) as i32)?;
+        }
+        start_others(a)?;
+        let (mut wait, mut bad) = (a.create_label(), a.create_label());
+        a.set_label(&mut wait)?;
+        a.cmp(byte_ptr(0x7000), 1)?;
+        a.jne(wait)?;
+        a.cmp(word_ptr(0x7004), 639)?;
+        a.jne(bad)?;
+        a.mov(al, byte_ptr(0x7006))?;
+        a.exit_with_al()?;
+        a.set_label(&mut bad)?;
+        a.exit(9)
+    });
+    assert_eq!(run(builder.cpus(2)), Outcome::DebugExit(3));
+}
