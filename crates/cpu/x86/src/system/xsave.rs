@@ -7,6 +7,7 @@ use posada_vcpu::x86::{X87, X87Register, cr0, cr4, gpr};
 use crate::access::LEAVE;
 use crate::core::Core;
 use crate::cpuid::xsave_components;
+use crate::mmu::Access;
 use crate::model::Feature;
 use crate::op::{Op, Run, Step};
 use crate::simd::MXCSR_MASK;
@@ -142,19 +143,24 @@ fn take_xmm(core: &mut Core, area: Option<&[u8; AREA]>) {
     }
 }
 
-/// The legacy area must be on a 16-byte boundary.
+/// The offset of the legacy area, which must be on a 16-byte boundary.
 fn legacy_address(core: &mut Core, op: &Op) -> Step<u64> {
     if core.cr0 & (cr0::EM | cr0::TS) != 0 {
         return Err(core.nm());
     }
+    // Where programs asked to be told of unaligned accesses, that is what this is.
+    let linear = linear_address(core, op);
+    core.check_alignment(op.segment, linear, 16)?;
     aligned_address(core, op, 16)
+}
+
+fn linear_address(core: &Core, op: &Op) -> u64 {
+    core.views[usize::from(op.segment & 7)].base.wrapping_add(op.address(core)) & core.linear_mask
 }
 
 /// The linear address has to be a multiple of `alignment`; the offset is returned.
 fn aligned_address(core: &mut Core, op: &Op, alignment: u64) -> Step<u64> {
-    let offset = op.address(core);
-    let linear = core.views[usize::from(op.segment & 7)].base.wrapping_add(offset);
-    if linear % alignment != 0 { Err(core.gp(0)) } else { Ok(offset) }
+    if linear_address(core, op) % alignment != 0 { Err(core.gp(0)) } else { Ok(op.address(core)) }
 }
 
 fn fxsave(core: &mut Core, op: &Op) -> Step {
@@ -163,8 +169,12 @@ fn fxsave(core: &mut Core, op: &Op) -> Step {
     put_x87(core, &mut area, op.aux != 0);
     put_mxcsr(core, &mut area);
     put_xmm(core, &mut area);
-    // What lies behind is left as it is.
-    core.write_bytes(op.segment, offset, 1, &area[..XMM + xmm_count(core) * 16])
+    // What lies behind is left as it is, but must be there.
+    let used = XMM + xmm_count(core) * 16;
+    let linear = core.linear(op.segment, offset, HEADER as u64, true)?;
+    core.probe(op.segment, linear, used as u64, Access::Write)?;
+    core.place(op.segment, linear.wrapping_add(HEADER as u64 - 1) & core.linear_mask, Access::Write)?;
+    core.write_bytes(op.segment, offset, 1, &area[..used])
 }
 
 fn fxrstor(core: &mut Core, op: &Op) -> Step {
@@ -211,7 +221,7 @@ impl Core {
         header_words: usize,
     ) -> Step {
         let linear = self.linear(op.segment, offset, AREA as u64, true)?;
-        self.probe(op.segment, linear, AREA as u64, crate::mmu::Access::Write)?;
+        self.probe(op.segment, linear, AREA as u64, Access::Write)?;
         let mut area = [0; AREA];
         if components & X87_STATE != 0 {
             put_x87(self, &mut area, op.aux != 0);
@@ -238,7 +248,7 @@ fn xsave(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
     // Bits of components that were not asked for stay as they are.
     let linear = core.linear(op.segment, offset, AREA as u64, true)?;
-    core.probe(op.segment, linear, AREA as u64, crate::mmu::Access::Write)?;
+    core.probe(op.segment, linear, AREA as u64, Access::Write)?;
     let before = core.read::<u64>(op.segment, offset + HEADER as u64)?;
     let header = before & !asked | core.in_use() & asked;
     core.save_components(op, offset, asked, asked & SSE_STATE != 0, [header, 0], 1)
@@ -248,7 +258,7 @@ fn xsave(core: &mut Core, op: &Op) -> Step {
 fn xsaveopt(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
     let linear = core.linear(op.segment, offset, AREA as u64, true)?;
-    core.probe(op.segment, linear, AREA as u64, crate::mmu::Access::Write)?;
+    core.probe(op.segment, linear, AREA as u64, Access::Write)?;
     let before = core.read::<u64>(op.segment, offset + HEADER as u64)?;
     let used = core.in_use() & asked;
     core.save_components(op, offset, used, asked & SSE_STATE != 0, [before & !asked | used, 0], 1)

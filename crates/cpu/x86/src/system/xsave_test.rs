@@ -2,7 +2,7 @@
 
 use iced_x86::code_asm::*;
 use posada_vcpu::x86::gpr::{RAX, RBX, RCX, RDX};
-use posada_vcpu::x86::{State, X87, X87Register, cr0, cr4};
+use posada_vcpu::x86::{State, X87, X87Register, cr0, cr4, rflags};
 
 use crate::exception::vector;
 use crate::testing::{DATA, Guest, Outcome};
@@ -115,6 +115,21 @@ fn areas_must_be_aligned() {
     assert_eq!(guest().reg(RBX, AREA + 16).code(|a| a.fxsave(ptr(rbx))).run().fault(), None);
     assert_eq!(guest().reg(RBX, AREA + 16).code(|a| a.xsave(ptr(rbx))).run().fault(), GP);
     assert_eq!(guest().reg(RBX, AREA + 32).code(|a| a.xrstor(ptr(rbx))).run().fault(), GP);
+}
+
+#[test]
+fn alignment_checks_come_before_the_areas_own() {
+    let guest = Guest::user().with(|state| state.cr0 |= cr0::AM).flags(rflags::AC);
+    let outcome = guest.reg(RBX, AREA + 8).code(|a| a.fxsave(ptr(rbx))).run();
+    assert_eq!(outcome.fault(), Some((vector::AC, Some(0))));
+}
+
+#[test]
+fn all_of_the_legacy_area_must_be_there() {
+    let end = 1_u64 << 30;
+    let outcome = guest().reg(RBX, end - 416).code(|a| a.fxsave(ptr(rbx))).run();
+    assert_eq!(outcome.fault(), Some((vector::PF, Some(2))));
+    assert_eq!(outcome.fault.map(|fault| fault.address), Some(end + 95));
 }
 
 #[test]
