@@ -28,7 +28,7 @@ fn a_halted_guest_uses_next_to_no_processor_time() {
         std::thread::sleep(Duration::from_millis(200));
         let (before, start) = (used(), Instant::now());
         std::thread::sleep(Duration::from_secs(2));
-        let share = (used() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+        let share = used().saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
         handle.stop();
         share
     });

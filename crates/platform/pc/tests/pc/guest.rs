@@ -24,7 +24,7 @@ pub(crate) const DATA: u32 = 0x21_0000;
 const CODE_SELECTOR: u64 = 0x10;
 
 /// A guest that does not end by itself is stopped after this long, and its test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A guest under construction: 32-bit code, and its interrupt handlers.
 pub(crate) struct Guest {

@@ -33,8 +33,10 @@ fn soft_off_powers_off() {
     assert_eq!(run(machine(soft_off)), Outcome::PoweredOff);
 }
 
+type Program = fn(&mut Guest) -> Result<(), IcedError>;
+
 /// The three ways by which software resets a PC.
-fn resets() -> [(&'static str, fn(&mut Guest) -> Result<(), IcedError>); 3] {
+fn resets() -> [(&'static str, Program); 3] {
     [
         ("reset control register", |a| a.out_byte(0xcf9, 0x06)),
         ("keyboard controller", |a| a.out_byte(0x64, 0xfe)),

@@ -3,7 +3,7 @@
 use iced_x86::code_asm::*;
 use posada_pc::Outcome;
 
-use crate::guest::{Guest, machine, run};
+use crate::guest::{machine, run};
 
 #[test]
 fn a_port_that_no_device_claims_reads_as_ones() {

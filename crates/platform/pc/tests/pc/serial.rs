@@ -87,7 +87,7 @@ fn a_flood_of_input_arrives_complete_and_in_order() {
 fn a_sender_learns_that_the_guest_has_ended() {
     let mut pc = machine(|a| a.exit(0)).build().unwrap();
     let handle = pc.handle();
-    let sender = std::thread::spawn(move || handle.send_serial(CONSOLE, &[b'x'; 100_000]));
+    let sender = std::thread::spawn(move || handle.send_serial(CONSOLE, &vec![b'x'; 100_000]));
     run_built(&mut pc);
     assert_eq!(sender.join().unwrap(), Err(Ended));
     assert_eq!(pc.handle().try_send_serial(CONSOLE, b"y"), 0, "the queue is full");
