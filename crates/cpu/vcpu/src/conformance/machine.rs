@@ -80,7 +80,6 @@ pub mod kind {
     pub const TASK_GATE: u8 = 0x85;
     pub const CALL_GATE16: u8 = 0x84;
     pub const INTERRUPT_GATE16: u8 = 0x86;
-    pub const TRAP_GATE16: u8 = 0x87;
     pub const LDT: u8 = 0x82;
     pub const TSS: u8 = 0x89;
     pub const TSS_BUSY: u8 = 0x8b;
@@ -443,7 +442,7 @@ impl End {
     /// The vector in whose handler it has halted.
     pub fn vector(&self) -> Option<u8> {
         let inside = self.state.rip.wrapping_sub(HANDLERS);
-        (self.exit == Exit::Halted && inside < 256 * HANDLER).then(|| (inside / HANDLER) as u8)
+        (self.exit == Exit::Halted && inside < 256 * HANDLER).then_some((inside / HANDLER) as u8)
     }
 
     /// It has come to the end of some of its code: halted there, or, where a program may not, kept from it.

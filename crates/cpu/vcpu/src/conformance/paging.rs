@@ -450,6 +450,7 @@ pub(super) fn an_instruction_across_pages_is_fetched_from_both(engine: &Engine) 
 }
 
 pub(super) fn process_contexts_keep_their_translations_apart(engine: &Engine) {
+    const KEEP: u64 = 1 << 63;
     // Two sets of tables that differ in one page, under two identifiers, neither flushed by the switch.
     let mut machine = Machine::long(engine);
     machine.map(FREE, DATA, pte::P | pte::RW);
@@ -469,7 +470,6 @@ pub(super) fn process_contexts_keep_their_translations_apart(engine: &Engine) {
     machine.put(table, (DATA + 0x1000) | pte::P | pte::RW);
     machine.put(DATA, 1_u32);
     machine.put(DATA + 0x1000, 2_u32);
-    const KEEP: u64 = 1 << 63;
     let machine = machine.code(|a| {
         a.mov(rax, cr4)?;
         a.or(eax, cr4::PCIDE as u32)?;

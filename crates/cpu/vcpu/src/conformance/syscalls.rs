@@ -125,8 +125,8 @@ pub(super) fn sysexit_returns_to_a_program(engine: &Engine) {
         .run();
     end.expect_end();
     let frame = end.frame();
-    assert_eq!((frame.cs, frame.ss), (selector::CODE32 + 16 | 3, selector::CODE32 + 24 | 3));
-    assert_eq!((frame.rsp, end.reg(gpr::RAX)), (DATA, u64::from(selector::CODE32 + 16 | 3)));
+    assert_eq!((frame.cs, frame.ss), ((selector::CODE32 + 16) | 3, (selector::CODE32 + 24) | 3));
+    assert_eq!((frame.rsp, end.reg(gpr::RAX)), (DATA, u64::from((selector::CODE32 + 16) | 3)));
 }
 
 pub(super) fn sysenter_needs_a_code_selector(engine: &Engine) {

@@ -118,7 +118,7 @@ pub(super) fn ports_are_the_bitmaps_whatever_the_iopl(engine: &Engine) {
     for (allowed, iopl) in [(true, 0), (false, rflags::IOPL), (true, rflags::IOPL)] {
         let machine = Machine::v8086(engine).flags(iopl).code(|a| a.out(0x60, al));
         let machine = machine.with(|state| state.segments.tr.limit = 0xff);
-        machine.put(TSS + 0x68 + 0x60 / 8, if allowed { 0_u8 } else { 1 });
+        machine.put(TSS + 0x68 + 0x60 / 8, u8::from(!allowed));
         let end = machine.reg(gpr::RAX, 5).run();
         if allowed {
             end.expect_end();
