@@ -32,3 +32,34 @@ fn cpuid(core: &mut Core, _: &Op) -> Step {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use posada_vcpu::x86::gpr::{RAX, RBX, RCX, RDX};
+    use posada_vcpu::x86::{State, cr4};
+
+    use crate::testing::{Guest, Outcome};
+
+    fn cpuid(guest: Guest, leaf: u64) -> Outcome {
+        guest.reg(RAX, u64::MAX << 32 | leaf).reg(RBX, u64::MAX).code(|a| a.cpuid()).run()
+    }
+
+    #[test]
+    fn answers_clear_the_upper_halves() {
+        let outcome = cpuid(Guest::user(), 0x8000_0000);
+        assert_eq!([RAX, RBX, RCX, RDX].map(|n| outcome.reg(n) >> 32), [0; 4]);
+        assert_eq!(outcome.reg(RBX), 0x6874_7541);
+    }
+
+    #[test]
+    fn the_family_is_the_one_that_reset_leaves() {
+        assert_eq!(cpuid(Guest::user(), 1).reg(RAX), State::reset().gpr[RDX]);
+    }
+
+    #[test]
+    fn programs_learn_whether_the_system_uses_xsave() {
+        let osxsave = |guest| cpuid(guest, 1).reg(RCX) >> 27 & 1;
+        assert_eq!(osxsave(Guest::user()), 0);
+        assert_eq!(osxsave(Guest::user().with(|state| state.cr4 |= cr4::OSXSAVE)), 1);
+    }
+}

@@ -194,9 +194,13 @@ impl Core {
     fn read_msr(&self, number: u32) -> Option<u64> {
         let m = &self.msrs;
         Some(match number {
-            msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC..=msr::X2APIC_LAST => {
+            msr::APIC_BASE | msr::X2APIC..=msr::X2APIC_LAST => {
                 self.connections.interrupts.read_msr(number).ok()?
             }
+            msr::TSC_DEADLINE => match self.connections.interrupts.read_msr(number).ok()? {
+                0 => 0,
+                deadline => deadline.wrapping_add(m.tsc_offset),
+            },
             msr::TSC => self.tsc(),
             msr::TSC_ADJUST => m.tsc_adjust,
             msr::TSC_AUX => m.tsc_aux,
@@ -237,19 +241,18 @@ impl Core {
         let when = |good: bool| good.then_some(());
         let canonical = || when(Core::is_canonical(value));
         match number {
-            msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC..=msr::X2APIC_LAST => {
+            msr::APIC_BASE | msr::X2APIC..=msr::X2APIC_LAST => {
                 self.connections.interrupts.write_msr(number, value).ok()?;
                 (self.slow, self.interrupts_wait) = (true, true);
             }
+            msr::TSC_DEADLINE => self.write_deadline(value)?,
             msr::TSC => {
                 let change = value.wrapping_sub(self.tsc());
-                self.msrs.tsc_offset = self.msrs.tsc_offset.wrapping_add(change);
-                self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(change);
+                self.adjust_tsc(change);
             }
             msr::TSC_ADJUST => {
                 let change = value.wrapping_sub(self.msrs.tsc_adjust);
-                self.msrs.tsc_offset = self.msrs.tsc_offset.wrapping_add(change);
-                self.msrs.tsc_adjust = value;
+                self.adjust_tsc(change);
             }
             msr::TSC_AUX => self.msrs.tsc_aux = value & 0xffff_ffff,
             msr::EFER => self.write_efer(value)?,
@@ -312,6 +315,29 @@ impl Core {
             _ => return None,
         }
         Some(())
+    }
+
+    /// Sets the deadline of the local APIC's timer, which counts as the clock does: without our offset.
+    fn write_deadline(&mut self, value: u64) -> Option<()> {
+        let deadline = match value {
+            // It is off.
+            0 => 0,
+            _ => value.wrapping_sub(self.msrs.tsc_offset).cast_signed().max(1).cast_unsigned(),
+        };
+        self.connections.interrupts.write_msr(msr::TSC_DEADLINE, deadline).ok()?;
+        (self.slow, self.interrupts_wait) = (true, true);
+        Some(())
+    }
+
+    /// Moves the time-stamp counter, and keeps `TSC_ADJUST` in step. A deadline that waits does not move with it.
+    fn adjust_tsc(&mut self, change: u64) {
+        let deadline = self.read_msr(msr::TSC_DEADLINE).unwrap_or(0);
+        self.msrs.tsc_offset = self.msrs.tsc_offset.wrapping_add(change);
+        self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(change);
+        if deadline != 0 {
+            // Nothing to be done where there is no such timer.
+            let _ = self.write_deadline(deadline);
+        }
     }
 
     fn write_efer(&mut self, value: u64) -> Option<()> {

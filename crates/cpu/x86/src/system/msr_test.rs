@@ -203,11 +203,52 @@ impl Interrupts for Apic {
 fn registers_of_the_local_apic_go_there() {
     let apic = Arc::new(Apic::default());
     let guest = || Guest::long().interrupts(apic.clone());
-    for number in [0x1b, 0x6e0, 0x800, 0x83f] {
+    for number in [0x1b, 0x800, 0x83f] {
         assert_eq!(read(guest(), number), Ok(u64::from(number) << 32 | 5));
         assert_eq!(write(guest(), number, 1 << 40).fault(), None);
         assert_eq!(apic.0.lock().expect("nobody panicked").pop(), Some((number, 1 << 40)));
     }
     assert_eq!(read(guest(), 0x8ff), Err(GP));
     assert_eq!(write(guest(), 0x80b, 666).fault(), GP);
+}
+
+/// A timer with a deadline.
+#[derive(Default)]
+struct Timer(Mutex<u64>);
+
+impl Interrupts for Timer {
+    fn pending(&self) -> bool {
+        false
+    }
+
+    fn acknowledge(&self) -> Option<u8> {
+        None
+    }
+
+    fn read_msr(&self, _: u32) -> Result<u64, MsrError> {
+        Ok(*self.0.lock().expect("nobody panicked"))
+    }
+
+    fn write_msr(&self, _: u32, value: u64) -> Result<(), MsrError> {
+        *self.0.lock().expect("nobody panicked") = value;
+        Ok(())
+    }
+}
+
+#[test]
+fn the_timers_deadline_is_in_the_guests_own_time() {
+    let timer = Arc::new(Timer::default());
+    let deadline = || *timer.0.lock().expect("nobody panicked");
+    let guest = || Guest::long().interrupts(timer.clone()).with(|state| state.msrs.tsc_offset = 1000);
+    assert_eq!(read(guest(), 0x6e0), Ok(0));
+    assert_eq!(write(guest(), 0x6e0, 1 << 40).fault(), None);
+    assert_eq!((deadline(), read(guest(), 0x6e0)), ((1 << 40) - 1000, Ok(1 << 40)));
+    // It stays where it is when the counter moves on.
+    assert_eq!(write(guest(), 0x3b, 500).fault(), None);
+    assert_eq!(deadline(), (1 << 40) - 1500);
+    // One that is long past comes at once; 0 turns it off.
+    assert_eq!(write(guest(), 0x6e0, 999).fault(), None);
+    assert_eq!(deadline(), 1);
+    assert_eq!(write(guest(), 0x6e0, 0).fault(), None);
+    assert_eq!(deadline(), 0);
 }

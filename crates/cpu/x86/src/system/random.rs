@@ -27,3 +27,30 @@ fn random<T: Int>(core: &mut Core, op: &Op) -> Step {
     core.flags.set(u64::from(value.is_some()));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::code_asm::*;
+    use posada_vcpu::x86::gpr::{RAX, RBX};
+    use posada_vcpu::x86::rflags;
+
+    use crate::testing::Guest;
+
+    #[test]
+    fn random_numbers_come_in_three_sizes_with_the_carry_set() {
+        let guest = Guest::user().reg(RAX, u64::MAX).reg(RBX, u64::MAX).flags(rflags::ZF | rflags::OF);
+        let outcome = guest.code(|a| {
+            a.rdrand(ax)?;
+            a.rdseed(ebx)
+        });
+        let outcome = outcome.run();
+        assert_eq!((outcome.reg(RAX) >> 16, outcome.reg(RBX) >> 32), (u64::MAX >> 16, 0));
+        assert_eq!(outcome.state.rflags & rflags::ARITHMETIC, rflags::CF);
+    }
+
+    #[test]
+    fn random_numbers_differ() {
+        let one = || Guest::user().code(|a| a.rdrand(rax)).run().reg(RAX);
+        assert_ne!(one(), one());
+    }
+}
