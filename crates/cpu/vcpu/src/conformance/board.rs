@@ -11,7 +11,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// One access that reached the [`Bus`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// `in`: port and size in bytes.
     PortRead(u16, usize),
     /// `out`: port, size in bytes, value.
@@ -27,7 +27,7 @@ type Reaction = Box<dyn Fn(Access) + Send + Sync>;
 
 /// A bus that remembers every access in order. Reads give what was prepared, or all ones.
 #[derive(Default)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     log: Mutex<Vec<Access>>,
     answers: Mutex<VecDeque<u64>>,
     reaction: Mutex<Option<Reaction>>,
@@ -35,17 +35,17 @@ pub struct Recorder {
 
 impl Recorder {
     /// What has reached the bus so far.
-    pub fn log(&self) -> Vec<Access> {
+    pub(crate) fn log(&self) -> Vec<Access> {
         lock(&self.log).clone()
     }
 
     /// The next reads give these values.
-    pub fn answer(&self, values: &[u64]) {
+    pub(crate) fn answer(&self, values: &[u64]) {
         lock(&self.answers).extend(values);
     }
 
     /// Calls `reaction` at every access, while the guest waits.
-    pub fn react(&self, reaction: impl Fn(Access) + Send + Sync + 'static) {
+    pub(crate) fn react(&self, reaction: impl Fn(Access) + Send + Sync + 'static) {
         *lock(&self.reaction) = Some(Box::new(reaction));
     }
 
@@ -88,7 +88,7 @@ impl Bus for Recorder {
 
 /// An interrupt source that delivers what it was given, in order.
 #[derive(Debug, Default)]
-pub struct Script {
+pub(crate) struct Script {
     vectors: Mutex<VecDeque<u8>>,
     events: Mutex<VecDeque<Event>>,
     cr8: Mutex<u8>,
@@ -96,17 +96,17 @@ pub struct Script {
 
 impl Script {
     /// A maskable interrupt becomes ready, after those before it.
-    pub fn raise(&self, vector: u8) {
+    pub(crate) fn raise(&self, vector: u8) {
         lock(&self.vectors).push_back(vector);
     }
 
     /// Something else arrives.
-    pub fn send(&self, event: Event) {
+    pub(crate) fn send(&self, event: Event) {
         lock(&self.events).push_back(event);
     }
 
     /// How many interrupts have not been taken.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         lock(&self.vectors).len()
     }
 }

@@ -15,60 +15,60 @@ use crate::x86::{Segment, State, Table, cr0, cr4, efer, gpr, rflags};
 use crate::{Attention, Clock, Connections, Exit, Vcpu};
 
 /// Where code begins.
-pub const CODE: u64 = 0x8000;
+pub(crate) const CODE: u64 = 0x8000;
 /// Where a program at CPL 3 begins, in those guests that have two.
-pub const USER_CODE: u64 = 0xa000;
+pub(crate) const USER_CODE: u64 = 0xa000;
 /// Memory free to use, up to [`RAM`].
-pub const DATA: u64 = 0xc000;
+pub(crate) const DATA: u64 = 0xc000;
 /// Top of the stack that a guest begins with.
-pub const STACK: u64 = 0x7000;
+pub(crate) const STACK: u64 = 0x7000;
 /// Top of the stack that the task-state segment has for CPL 0.
-pub const KERNEL_STACK: u64 = 0x6000;
+pub(crate) const KERNEL_STACK: u64 = 0x6000;
 /// Top of the stacks that the task-state segment has under IST 1 to 7: 0x100 bytes each.
-pub const IST: u64 = 0x5800;
+pub(crate) const IST: u64 = 0x5800;
 /// Bytes of RAM.
-pub const RAM: u64 = 32 << 20;
+pub(crate) const RAM: u64 = 32 << 20;
 /// Linear addresses from here on are mapped by nobody but the test.
-pub const FREE: u64 = 0x4000_0000;
+pub(crate) const FREE: u64 = 0x4000_0000;
 /// Physical addresses from here on are no RAM.
-pub const MMIO: u64 = 0x1000_0000;
+pub(crate) const MMIO: u64 = 0x1000_0000;
 
-pub const GDT: u64 = 0x1000;
-pub const IDT: u64 = 0x2000;
-pub const TSS: u64 = 0x3000;
+pub(crate) const GDT: u64 = 0x1000;
+pub(crate) const IDT: u64 = 0x2000;
+pub(crate) const TSS: u64 = 0x3000;
 /// The handlers, [`HANDLER`] bytes each.
-pub const HANDLERS: u64 = 0x4000;
+pub(crate) const HANDLERS: u64 = 0x4000;
 const HANDLER: u64 = 8;
 const TABLES: u64 = 0x10_0000;
 const HLT: u8 = 0xf4;
 
 /// Selectors of the descriptors that every guest's table has. From [`selector::FREE`] on it is empty.
 #[allow(missing_docs)]
-pub mod selector {
-    pub const CODE64: u16 = 0x08;
-    pub const DATA: u16 = 0x10;
-    pub const CODE32: u16 = 0x18;
-    pub const CODE16: u16 = 0x20;
-    pub const DATA16: u16 = 0x28;
-    pub const USER_CODE32: u16 = 0x33;
-    pub const USER_DATA: u16 = 0x3b;
-    pub const USER_CODE64: u16 = 0x43;
-    pub const TSS: u16 = 0x48;
-    pub const FREE: u16 = 0x60;
+pub(crate) mod selector {
+    pub(crate) const CODE64: u16 = 0x08;
+    pub(crate) const DATA: u16 = 0x10;
+    pub(crate) const CODE32: u16 = 0x18;
+    pub(crate) const CODE16: u16 = 0x20;
+    pub(crate) const DATA16: u16 = 0x28;
+    pub(crate) const USER_CODE32: u16 = 0x33;
+    pub(crate) const USER_DATA: u16 = 0x3b;
+    pub(crate) const USER_CODE64: u16 = 0x43;
+    pub(crate) const TSS: u16 = 0x48;
+    pub(crate) const FREE: u16 = 0x60;
 }
 
 /// Descriptors as tables have them.
-pub mod descriptor {
+pub(crate) mod descriptor {
     /// A code or data segment: base, limit as the descriptor counts it, access byte and flags as
     /// [`crate::x86::Segment::attributes`] has them.
-    pub fn segment(base: u32, limit: u32, attributes: u16) -> u64 {
+    pub(crate) fn segment(base: u32, limit: u32, attributes: u16) -> u64 {
         let (base, limit) = (u64::from(base), u64::from(limit));
         let low = limit & 0xffff | (base & 0xff_ffff) << 16 | u64::from(attributes) << 40;
         low | (limit >> 16 & 0xf) << 48 | (base >> 24) << 56
     }
 
     /// A gate's first eight bytes: where it leads, its access byte, and its parameter count or IST.
-    pub fn gate(selector: u16, offset: u64, access: u8, count: u8) -> u64 {
+    pub(crate) fn gate(selector: u16, offset: u64, access: u8, count: u8) -> u64 {
         let low = offset & 0xffff | u64::from(selector) << 16 | u64::from(count) << 32;
         low | u64::from(access) << 40 | (offset >> 16 & 0xffff) << 48
     }
@@ -76,22 +76,22 @@ pub mod descriptor {
 
 /// Types of gates and system segments, present, for CPL 0.
 #[allow(missing_docs)]
-pub mod kind {
-    pub const TASK_GATE: u8 = 0x85;
-    pub const CALL_GATE16: u8 = 0x84;
-    pub const INTERRUPT_GATE16: u8 = 0x86;
-    pub const LDT: u8 = 0x82;
-    pub const TSS: u8 = 0x89;
-    pub const TSS_BUSY: u8 = 0x8b;
-    pub const CALL_GATE: u8 = 0x8c;
-    pub const INTERRUPT_GATE: u8 = 0x8e;
-    pub const TRAP_GATE: u8 = 0x8f;
+pub(crate) mod kind {
+    pub(crate) const TASK_GATE: u8 = 0x85;
+    pub(crate) const CALL_GATE16: u8 = 0x84;
+    pub(crate) const INTERRUPT_GATE16: u8 = 0x86;
+    pub(crate) const LDT: u8 = 0x82;
+    pub(crate) const TSS: u8 = 0x89;
+    pub(crate) const TSS_BUSY: u8 = 0x8b;
+    pub(crate) const CALL_GATE: u8 = 0x8c;
+    pub(crate) const INTERRUPT_GATE: u8 = 0x8e;
+    pub(crate) const TRAP_GATE: u8 = 0x8f;
     /// For CPL 3.
-    pub const DPL3: u8 = 0x60;
+    pub(crate) const DPL3: u8 = 0x60;
 }
 
 /// A guest to be.
-pub struct Machine<'a> {
+pub(crate) struct Machine<'a> {
     engine: &'a Engine,
     /// What the processor begins with.
     pub state: State,
@@ -109,7 +109,7 @@ pub struct Machine<'a> {
 /// An exception as its handler sees it. Outside 64-bit mode `rsp` and `ss` are those of the stack frame only if
 /// the privilege level has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub(crate) struct Frame {
     pub vector: u8,
     pub error: Option<u32>,
     pub rip: u64,
@@ -120,7 +120,7 @@ pub struct Frame {
 }
 
 /// What became of a guest.
-pub struct End {
+pub(crate) struct End {
     pub exit: Exit,
     pub state: State,
     pub ram: GuestRam,
@@ -155,7 +155,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Real mode, all segments at 0.
-    pub fn real(engine: &'a Engine) -> Self {
+    pub(crate) fn real(engine: &'a Engine) -> Self {
         let mut state = State::reset();
         state.segments.cs = Segment { attributes: 0x9b, ..Segment::real_mode(0) };
         state.idtr = Table { base: 0, limit: 0x3ff };
@@ -167,7 +167,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Flat 32-bit protected mode at CPL 0, no paging.
-    pub fn protected(engine: &'a Engine) -> Self {
+    pub(crate) fn protected(engine: &'a Engine) -> Self {
         let mut machine = Self::new(engine, 32, State::protected_mode(0));
         machine.structures(Paging::Bits32);
         machine
@@ -175,7 +175,7 @@ impl<'a> Machine<'a> {
 
     /// Paging: 32-bit protected mode, or 64-bit mode, at CPL 0. All of RAM is mapped where it is, and
     /// [`MMIO`]'s first 4 MiB, for CPL 0 to 3, by large pages.
-    pub fn paged(engine: &'a Engine, paging: Paging) -> Self {
+    pub(crate) fn paged(engine: &'a Engine, paging: Paging) -> Self {
         let long = paging == Paging::Long;
         let state = if long { State::long_mode(0, TABLES) } else { State::protected_mode(0) };
         let mut machine = Self::new(engine, if long { 64 } else { 32 }, state);
@@ -202,12 +202,12 @@ impl<'a> Machine<'a> {
     }
 
     /// 64-bit mode at CPL 0; see [`paged`](Self::paged).
-    pub fn long(engine: &'a Engine) -> Self {
+    pub(crate) fn long(engine: &'a Engine) -> Self {
         Self::paged(engine, Paging::Long)
     }
 
     /// Compatibility mode (32-bit) at CPL 0.
-    pub fn compatibility(engine: &'a Engine) -> Self {
+    pub(crate) fn compatibility(engine: &'a Engine) -> Self {
         let mut machine = Self::long(engine);
         machine.bits = 32;
         machine.state.segments.cs = machine.segment(selector::CODE32);
@@ -215,7 +215,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Virtual-8086 mode under 32-bit protected mode, all segments at 0, IOPL 0.
-    pub fn v8086(engine: &'a Engine) -> Self {
+    pub(crate) fn v8086(engine: &'a Engine) -> Self {
         let mut machine = Self::protected(engine);
         machine.bits = 16;
         machine.state.rflags |= rflags::VM;
@@ -269,7 +269,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Makes a gate of the interrupt descriptor table.
-    pub fn gate(&self, vector: u8, selector: u16, offset: u64, access: u8, ist: u8, long: bool) {
+    pub(crate) fn gate(&self, vector: u8, selector: u16, offset: u64, access: u8, ist: u8, long: bool) {
         let at = IDT + u64::from(vector) * if long { 16 } else { 8 };
         self.put(at, descriptor::gate(selector, offset, access, ist));
         if long {
@@ -278,14 +278,14 @@ impl<'a> Machine<'a> {
     }
 
     /// The segment register that a load of `selector` from the guest's table gives.
-    pub fn segment(&self, selector: u16) -> Segment {
+    pub(crate) fn segment(&self, selector: u16) -> Segment {
         let descriptor: u64 = self.ram.load((GDT + u64::from(selector & !7)) as usize);
         Segment::from_descriptor(selector, descriptor)
     }
 
     /// Begins at CPL 3, in a code segment of the same size.
     #[must_use]
-    pub fn user(mut self) -> Self {
+    pub(crate) fn user(mut self) -> Self {
         let code = if self.bits == 64 { selector::USER_CODE64 } else { selector::USER_CODE32 };
         let (code, data) = (self.segment(code), self.segment(selector::USER_DATA));
         self.state.segments.set_flat(code, data);
@@ -294,35 +294,35 @@ impl<'a> Machine<'a> {
 
     /// Changes the state that it begins with.
     #[must_use]
-    pub fn with(mut self, change: impl FnOnce(&mut State)) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut State)) -> Self {
         change(&mut self.state);
         self
     }
 
     /// A general-purpose register to begin with, by its number.
     #[must_use]
-    pub fn reg(mut self, number: usize, value: u64) -> Self {
+    pub(crate) fn reg(mut self, number: usize, value: u64) -> Self {
         self.state.gpr[number] = value;
         self
     }
 
     /// Flags to begin with.
     #[must_use]
-    pub fn flags(mut self, flags: u64) -> Self {
+    pub(crate) fn flags(mut self, flags: u64) -> Self {
         self.state.rflags |= flags;
         self
     }
 
     /// Code at [`CODE`], of the mode's size. A `hlt` follows it.
     #[must_use]
-    pub fn code(self, write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Self {
+    pub(crate) fn code(self, write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Self {
         let bits = self.bits;
         self.code_at(CODE, bits, write)
     }
 
     /// Code anywhere, of any size. A `hlt` follows it.
     #[must_use]
-    pub fn code_at(
+    pub(crate) fn code_at(
         mut self,
         at: u64,
         bits: u32,
@@ -338,19 +338,19 @@ impl<'a> Machine<'a> {
 
     /// Bytes in RAM.
     #[must_use]
-    pub fn bytes_at(self, at: u64, bytes: &[u8]) -> Self {
+    pub(crate) fn bytes_at(self, at: u64, bytes: &[u8]) -> Self {
         self.ram.write(Gpa(at), bytes).expect("inside RAM");
         self
     }
 
     /// A value in RAM.
-    pub fn put<T: Value>(&self, at: u64, value: T) {
+    pub(crate) fn put<T: Value>(&self, at: u64, value: T) {
         self.ram.store(at as usize, value);
     }
 
     /// Code for an exception's handler instead of its `hlt`; eight bytes at most.
     #[must_use]
-    pub fn handler(
+    pub(crate) fn handler(
         self,
         vector: u8,
         bits: u32,
@@ -365,23 +365,23 @@ impl<'a> Machine<'a> {
     }
 
     /// Maps a 4 KiB page.
-    pub fn map(&mut self, linear: u64, physical: u64, bits: u64) {
+    pub(crate) fn map(&mut self, linear: u64, physical: u64, bits: u64) {
         self.map_level(linear, physical, 0, bits);
     }
 
     /// Maps a page by an entry of the given level.
-    pub fn map_level(&mut self, linear: u64, physical: u64, level: u32, bits: u64) {
+    pub(crate) fn map_level(&mut self, linear: u64, physical: u64, level: u32, bits: u64) {
         let tables = self.tables.as_mut().expect("a mode with paging");
         tables.map(&self.ram, linear, physical, level, bits);
     }
 
     /// Where the entry for `linear` is.
-    pub fn entry(&mut self, linear: u64, level: u32) -> u64 {
+    pub(crate) fn entry(&mut self, linear: u64, level: u32) -> u64 {
         self.tables.as_mut().expect("a mode with paging").entry(&self.ram, linear, level)
     }
 
     /// Runs it up to its first exit.
-    pub fn run(self) -> End {
+    pub(crate) fn run(self) -> End {
         let mut vcpu = (self.engine)(Connections {
             index: 0,
             count: 1,
@@ -408,46 +408,46 @@ impl<'a> Machine<'a> {
 }
 
 /// Where a vector's handler is.
-pub fn handler(vector: u8) -> u64 {
+pub(crate) fn handler(vector: u8) -> u64 {
     HANDLERS + u64::from(vector) * HANDLER
 }
 
 impl End {
     /// Goes on, up to the next exit.
-    pub fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.exit = self.vcpu.run().expect("the engine runs");
         self.state = self.vcpu.state();
     }
 
     /// A general-purpose register, by its number.
-    pub fn reg(&self, number: usize) -> u64 {
+    pub(crate) fn reg(&self, number: usize) -> u64 {
         self.state.gpr[number]
     }
 
     /// Whether all of these flags are set.
-    pub fn has(&self, flags: u64) -> bool {
+    pub(crate) fn has(&self, flags: u64) -> bool {
         self.state.rflags & flags == flags
     }
 
     /// A value in RAM.
-    pub fn load<T: Value>(&self, at: u64) -> T {
+    pub(crate) fn load<T: Value>(&self, at: u64) -> T {
         self.ram.load(at as usize)
     }
 
     /// The entry for `linear` as the processor has left it.
-    pub fn entry(&mut self, linear: u64, level: u32) -> u64 {
+    pub(crate) fn entry(&mut self, linear: u64, level: u32) -> u64 {
         self.tables.as_mut().expect("a mode with paging").look(&self.ram, linear, level)
     }
 
     /// The vector in whose handler it has halted.
-    pub fn vector(&self) -> Option<u8> {
+    pub(crate) fn vector(&self) -> Option<u8> {
         let inside = self.state.rip.wrapping_sub(HANDLERS);
         (self.exit == Exit::Halted && inside < 256 * HANDLER).then_some((inside / HANDLER) as u8)
     }
 
     /// It has come to the end of some of its code: halted there, or, where a program may not, kept from it.
     #[track_caller]
-    pub fn expect_end(&self) {
+    pub(crate) fn expect_end(&self) {
         let frame = if self.vector().is_some() { self.try_frame() } else { None };
         let kept = frame.is_some_and(|f| {
             let program = f.cs & 3 == 3 || f.rflags & rflags::VM != 0;
@@ -459,7 +459,7 @@ impl End {
 
     /// Halted just before this offset of the code segment.
     #[track_caller]
-    pub fn expect_end_at(&self, rip: u64) {
+    pub(crate) fn expect_end_at(&self, rip: u64) {
         assert_eq!((self.exit, self.state.rip), (Exit::Halted, rip), "{}", self.summary());
     }
 
@@ -496,20 +496,20 @@ impl End {
 
     /// The exception in whose handler it has halted; through a 32-bit or 64-bit gate.
     #[track_caller]
-    pub fn frame(&self) -> Frame {
+    pub(crate) fn frame(&self) -> Frame {
         self.try_frame().unwrap_or_else(|| panic!("no exception: {:?}, {}", self.exit, self.summary()))
     }
 
     /// It has halted in the handler of this exception, which came from the instruction at `rip`.
     #[track_caller]
-    pub fn expect_fault(&self, vector: u8, error: Option<u32>, rip: u64) {
+    pub(crate) fn expect_fault(&self, vector: u8, error: Option<u32>, rip: u64) {
         let frame = self.frame();
         assert_eq!((frame.vector, frame.error, frame.rip), (vector, error, rip), "{frame:x?}");
     }
 
     /// It has halted in the handler of a page fault at `address`.
     #[track_caller]
-    pub fn expect_page_fault(&self, error: u32, address: u64) {
+    pub(crate) fn expect_page_fault(&self, error: u32, address: u64) {
         let frame = self.frame();
         assert_eq!((frame.vector, frame.error), (14, Some(error)), "{frame:x?}, cr2 {:#x}", self.state.cr2);
         assert_eq!(self.state.cr2, address, "cr2");

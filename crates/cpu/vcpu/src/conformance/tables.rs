@@ -3,23 +3,23 @@
 use posada_memory::GuestRam;
 
 /// Bits of a page-table entry (AMD APM volume 2, section 5.4.1).
-pub mod pte {
+pub(crate) mod pte {
     #![allow(missing_docs)]
-    pub const P: u64 = 1 << 0;
-    pub const RW: u64 = 1 << 1;
-    pub const US: u64 = 1 << 2;
-    pub const A: u64 = 1 << 5;
-    pub const D: u64 = 1 << 6;
-    pub const PS: u64 = 1 << 7;
-    pub const G: u64 = 1 << 8;
-    pub const NX: u64 = 1 << 63;
+    pub(crate) const P: u64 = 1 << 0;
+    pub(crate) const RW: u64 = 1 << 1;
+    pub(crate) const US: u64 = 1 << 2;
+    pub(crate) const A: u64 = 1 << 5;
+    pub(crate) const D: u64 = 1 << 6;
+    pub(crate) const PS: u64 = 1 << 7;
+    pub(crate) const G: u64 = 1 << 8;
+    pub(crate) const NX: u64 = 1 << 63;
     /// Present, writable, the user's.
-    pub const ALL: u64 = P | RW | US;
+    pub(crate) const ALL: u64 = P | RW | US;
 }
 
 /// How linear addresses are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Paging {
+pub(crate) enum Paging {
     /// Two levels of 4-byte entries.
     Bits32,
     /// Three levels of 8-byte entries, legacy PAE.
@@ -30,7 +30,7 @@ pub enum Paging {
 
 impl Paging {
     /// All three.
-    pub const ALL: [Self; 3] = [Self::Bits32, Self::Pae, Self::Long];
+    pub(crate) const ALL: [Self; 3] = [Self::Bits32, Self::Pae, Self::Long];
 
     fn levels(self) -> u32 {
         match self {
@@ -45,14 +45,14 @@ impl Paging {
     }
 
     /// The size in bytes of the pages that an entry of `level` maps: 4 KiB at level 0.
-    pub fn page_size(self, level: u32) -> u64 {
+    pub(crate) fn page_size(self, level: u32) -> u64 {
         1 << (12 + level * self.index_bits())
     }
 }
 
 /// Tables under construction.
 #[derive(Clone, Debug)]
-pub struct Tables {
+pub(crate) struct Tables {
     paging: Paging,
     /// Physical address of the top table: the value of `cr3`.
     pub root: u64,
@@ -61,7 +61,7 @@ pub struct Tables {
 
 impl Tables {
     /// Empty tables in the zeroed RAM from physical address `start` on.
-    pub fn new(paging: Paging, start: u64) -> Self {
+    pub(crate) fn new(paging: Paging, start: u64) -> Self {
         Self { paging, root: start, next: start + 0x1000 }
     }
 
@@ -80,7 +80,7 @@ impl Tables {
 
     /// Physical address of the entry for `linear` at `level`, 0 being that of 4 KiB pages. Tables above it are
     /// made where they are missing, with all rights.
-    pub fn entry(&mut self, ram: &GuestRam, linear: u64, level: u32) -> u64 {
+    pub(crate) fn entry(&mut self, ram: &GuestRam, linear: u64, level: u32) -> u64 {
         let (size, bits) = (if self.paging == Paging::Bits32 { 4 } else { 8 }, self.paging.index_bits());
         let mut table = self.root;
         let mut at = self.paging.levels();
@@ -108,13 +108,13 @@ impl Tables {
 
     /// Maps the page at `linear` to `physical` with these bits. At a `level` above 0 the caller gives
     /// [`pte::PS`], or it is the next table's address.
-    pub fn map(&mut self, ram: &GuestRam, linear: u64, physical: u64, level: u32, bits: u64) {
+    pub(crate) fn map(&mut self, ram: &GuestRam, linear: u64, physical: u64, level: u32, bits: u64) {
         let entry = self.entry(ram, linear, level);
         self.write(ram, entry, physical | bits);
     }
 
     /// The entry for `linear` at `level`, as the processor has left it.
-    pub fn look(&mut self, ram: &GuestRam, linear: u64, level: u32) -> u64 {
+    pub(crate) fn look(&mut self, ram: &GuestRam, linear: u64, level: u32) -> u64 {
         let entry = self.entry(ram, linear, level);
         self.read(ram, entry)
     }
