@@ -160,7 +160,7 @@ fn linear_address(core: &Core, op: &Op) -> u64 {
 
 /// The linear address has to be a multiple of `alignment`; the offset is returned.
 fn aligned_address(core: &mut Core, op: &Op, alignment: u64) -> Step<u64> {
-    if linear_address(core, op) % alignment != 0 { Err(core.gp(0)) } else { Ok(op.address(core)) }
+    if linear_address(core, op).is_multiple_of(alignment) { Ok(op.address(core)) } else { Err(core.gp(0)) }
 }
 
 fn fxsave(core: &mut Core, op: &Op) -> Step {
@@ -207,7 +207,8 @@ impl Core {
     /// Components that are not in their initial state.
     fn in_use(&self) -> u64 {
         let sse = self.ymm.iter().any(|register| register[0] | register[1] != 0);
-        u64::from(self.x87 != X87::default()) * X87_STATE | u64::from(sse) * SSE_STATE
+        let x87 = self.x87 != X87::default();
+        (if x87 { X87_STATE } else { 0 }) | if sse { SSE_STATE } else { 0 }
     }
 
     /// Writes those of the area's parts that are in `components`, and 16 bytes of the header.
@@ -226,19 +227,19 @@ impl Core {
         if components & X87_STATE != 0 {
             put_x87(self, &mut area, op.aux != 0);
             self.write_bytes(op.segment, offset, 1, &area[..MXCSR])?;
-            self.write_bytes(op.segment, offset + REGISTERS as u64, 1, &area[REGISTERS..XMM])?;
+            self.write_bytes(op.segment, offset.wrapping_add(REGISTERS as u64), 1, &area[REGISTERS..XMM])?;
         }
         if mxcsr {
             put_mxcsr(self, &mut area);
-            self.write_bytes(op.segment, offset + MXCSR as u64, 1, &area[MXCSR..REGISTERS])?;
+            self.write_bytes(op.segment, offset.wrapping_add(MXCSR as u64), 1, &area[MXCSR..REGISTERS])?;
         }
         if components & SSE_STATE != 0 {
             put_xmm(self, &mut area);
             let end = XMM + xmm_count(self) * 16;
-            self.write_bytes(op.segment, offset + XMM as u64, 1, &area[XMM..end])?;
+            self.write_bytes(op.segment, offset.wrapping_add(XMM as u64), 1, &area[XMM..end])?;
         }
         for (n, word) in header.into_iter().take(header_words).enumerate() {
-            self.write(op.segment, offset + HEADER as u64 + n as u64 * 8, word)?;
+            self.write(op.segment, offset.wrapping_add((HEADER + n * 8) as u64), word)?;
         }
         Ok(())
     }
@@ -249,7 +250,7 @@ fn xsave(core: &mut Core, op: &Op) -> Step {
     // Bits of components that were not asked for stay as they are.
     let linear = core.linear(op.segment, offset, AREA as u64, true)?;
     core.probe(op.segment, linear, AREA as u64, Access::Write)?;
-    let before = core.read::<u64>(op.segment, offset + HEADER as u64)?;
+    let before = core.read::<u64>(op.segment, offset.wrapping_add(HEADER as u64))?;
     let header = before & !asked | core.in_use() & asked;
     core.save_components(op, offset, asked, asked & SSE_STATE != 0, [header, 0], 1)
 }
@@ -259,7 +260,7 @@ fn xsaveopt(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
     let linear = core.linear(op.segment, offset, AREA as u64, true)?;
     core.probe(op.segment, linear, AREA as u64, Access::Write)?;
-    let before = core.read::<u64>(op.segment, offset + HEADER as u64)?;
+    let before = core.read::<u64>(op.segment, offset.wrapping_add(HEADER as u64))?;
     let used = core.in_use() & asked;
     core.save_components(op, offset, used, asked & SSE_STATE != 0, [before & !asked | used, 0], 1)
 }
