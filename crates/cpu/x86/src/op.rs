@@ -88,7 +88,9 @@ impl Op {
         let Some(kind) = memory else { return };
         self.segment = match i.memory_segment() {
             // 64-bit code overrides with `fs` and `gs` alone. Which fault a bad address is depends on the rest.
-            Register::ES | Register::CS | Register::SS | Register::DS if i.code_size() == CodeSize::Code64 => {
+            Register::ES | Register::CS | Register::SS | Register::DS
+                if i.code_size() == CodeSize::Code64 =>
+            {
                 match i.memory_base().full_register() {
                     Register::RSP | Register::RBP => 2,
                     _ => 3,

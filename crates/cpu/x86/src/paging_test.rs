@@ -404,7 +404,7 @@ fn seen_after(
 
 #[test]
 fn a_translation_is_kept_until_it_is_flushed() {
-    assert_eq!(seen_after(switching(0), |a| a.nop()), (None, 1));
+    assert_eq!(seen_after(switching(0), CodeAssembler::nop), (None, 1));
     assert_eq!(seen_after(switching(0), |a| a.invlpg(ptr(rbx))), (None, 2));
     assert_eq!(seen_after(switching(G).with(|s| s.cr4 |= cr4::PGE), |a| a.invlpg(ptr(rbx))), (None, 2));
 }

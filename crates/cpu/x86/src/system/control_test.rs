@@ -60,7 +60,7 @@ fn setting_pe_alone_keeps_the_code_segment_as_it_was() {
 #[test]
 fn long_mode_begins_with_paging() {
     let guest = Guest::protected()
-        .memory(TABLES, &(TABLES + 0x1000 | 3_u64).to_le_bytes())
+        .memory(TABLES, &((TABLES + 0x1000) | 3_u64).to_le_bytes())
         .memory(TABLES + 0x1000, &0x83_u64.to_le_bytes())
         .with(|state| {
             state.cr3 = TABLES;
@@ -141,9 +141,9 @@ fn cr3_refuses_addresses_that_memory_does_not_have() {
 fn the_pointers_of_pae_paging_are_checked_when_they_are_loaded() {
     let load = |entry: u64| {
         let guest = Guest::protected()
-            .memory(TABLES, &(TABLES + 0x1000 | 1).to_le_bytes())
+            .memory(TABLES, &((TABLES + 0x1000) | 1).to_le_bytes())
             .memory(TABLES + 0x1000, &0x83_u64.to_le_bytes())
-            .memory(TABLES + 0x2000, &(TABLES + 0x1000 | 1).to_le_bytes())
+            .memory(TABLES + 0x2000, &((TABLES + 0x1000) | 1).to_le_bytes())
             .memory(TABLES + 0x2018, &entry.to_le_bytes())
             .with(|state| {
                 (state.cr0, state.cr3, state.cr4) = (state.cr0 | cr0::PG, TABLES, cr4::PAE);

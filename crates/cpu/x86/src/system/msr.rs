@@ -13,7 +13,7 @@ use crate::op::{Op, Step, register_number};
 use crate::paging::PHYSICAL_BITS;
 
 /// Numbers of the registers.
-#[allow(missing_docs)]
+#[allow(clippy::module_inception)]
 mod msr {
     pub(super) const P5_MC_ADDR: u32 = 0x0;
     pub(super) const P5_MC_TYPE: u32 = 0x1;
@@ -295,7 +295,7 @@ impl Core {
             }
             msr::MTRR_VARIABLE..=msr::MTRR_VARIABLE_LAST => {
                 let n = (number - msr::MTRR_VARIABLE) as usize;
-                let reserved = BEYOND | if n % 2 == 0 { 0xf00 } else { 0x7ff };
+                let reserved = BEYOND | if n.is_multiple_of(2) { 0xf00 } else { 0x7ff };
                 when(value & reserved == 0 && (n % 2 == 1 || mtrr_type(value & 0xff)))?;
                 self.msrs.mtrr_variable[n / 2][n % 2] = value;
             }

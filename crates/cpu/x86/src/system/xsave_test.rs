@@ -142,8 +142,8 @@ fn reserved_bits_of_mxcsr_are_refused() {
 #[test]
 fn instructions_follow_the_switches_of_the_system() {
     let off = |change: fn(&mut State)| guest().with(change);
-    let (ts, em): (fn(&mut State), fn(&mut State)) =
-        (|state| state.cr0 |= cr0::TS, |state| state.cr0 |= cr0::EM);
+    let ts = |state: &mut State| state.cr0 |= cr0::TS;
+    let em = |state: &mut State| state.cr0 |= cr0::EM;
     assert_eq!(off(ts).code(|a| a.fxsave(ptr(rbx))).run().fault(), NM);
     assert_eq!(off(em).code(|a| a.fxsave(ptr(rbx))).run().fault(), NM);
     assert_eq!(off(ts).code(|a| a.xsave(ptr(rbx))).run().fault(), NM);

@@ -23,7 +23,7 @@ impl Wide {
     pub(super) const LOG2_E: Self = Self::constant(0, 0xb8aa_3b29_5c17_f0bb_be87_fed0_691d_3e89);
     pub(super) const PI: Self = Self::constant(1, 0xc90f_daa2_2168_c234_c4c6_628b_80dc_1cd1);
     /// Pi cut to the 66 bits that the hardware reduces angles with.
-    pub(super) const PI_66: Self = Self::constant(1, 0xc90f_daa2_2168_c234_c << 60);
+    pub(super) const PI_66: Self = Self::constant(1, 0xc90f_daa2_2168_c234_c000_0000_0000_0000);
 
     const fn constant(exponent: i32, significand: u128) -> Self {
         Self { sign: false, exponent, significand }
