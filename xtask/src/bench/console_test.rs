@@ -38,7 +38,7 @@ fn an_unfinished_line_is_no_event() {
 #[test]
 fn endless_lines_and_endless_output_take_little_memory() {
     let mut lines = Lines::default();
-    lines.take(&[b'x'; 1 << 20], &mut |_| {});
+    lines.take(&b"x".repeat(1 << 20), &mut |_| {});
     lines.take(&b"\xc3\xa4\n".repeat(1 << 16), &mut |_| {});
     assert!(lines.line.capacity() <= 2 * TAIL && lines.tail.len() <= 2 * TAIL);
     assert!(lines.tail().ends_with("ä\n"));
