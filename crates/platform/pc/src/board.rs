@@ -75,6 +75,9 @@ impl Board {
         let apics = Arc::new(Apics::new(cpus));
         let wiring = Arc::new(Wiring::new(apics));
         let line = |irq| IsaLine { wiring: Arc::clone(&wiring), irq };
+        let clock = Arc::new(Clock::new());
+        // Until it runs.
+        clock.pause();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut cmos = Cmos::new(since_1970.as_secs() as i64, line(8));
         cmos.set_memory_size(layout.low_end, layout.high);
@@ -86,7 +89,7 @@ impl Board {
             SerialPort::new(line(irq), output)
         };
         Arc::new(Self {
-            clock: Arc::new(Clock::new()),
+            clock,
             control: Control::default(),
             alarm: Alarm::new(),
             serial: [port(), port()],

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, Scope};
+use std::time::Duration;
 
 use posada_boot::{Kernel, MemoryMap};
 use posada_memory::GuestRam;
@@ -190,7 +191,7 @@ impl PcBuilder {
         if !(1..=Pc::MAX_CPUS).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus });
         }
-        check_host_memory(self.memory)?;
+        check_host_memory(self.memory, host_memory())?;
         let model = Model::named(&self.cpu_model)?;
         let ram = GuestRam::new(&layout.ram())?;
         let board = Board::new(&layout, self.cpus, self.outputs, self.debug_exit);
@@ -223,11 +224,15 @@ impl PcBuilder {
     }
 }
 
-/// Refuses more memory than the host could ever give, before the guest has used half of it.
-fn check_host_memory(bytes: u64) -> Result<(), Error> {
+/// The host's memory in bytes, swap space included.
+fn host_memory() -> u64 {
     let info = rustix::system::sysinfo();
-    let host =
-        (info.totalram as u64).saturating_add(info.totalswap as u64).saturating_mul(u64::from(info.mem_unit));
+    let units = (info.totalram as u64).saturating_add(info.totalswap as u64);
+    units.saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Refuses more memory than the host could ever give, before the guest has used half of it.
+fn check_host_memory(bytes: u64, host: u64) -> Result<(), Error> {
     if bytes > host { Err(Error::HostMemory { bytes, host }) } else { Ok(()) }
 }
 
@@ -278,6 +283,11 @@ impl Pc {
         self.vcpus.iter().map(|vcpu| vcpu.instructions()).sum()
     }
 
+    /// How long the guest has lived: the time of its clocks, which stand still while it does not run.
+    pub fn guest_time(&self) -> Duration {
+        Duration::from_nanos(self.board.clock.now())
+    }
+
     /// The machine's reset: devices, firmware's work, the kernel loaded anew.
     fn reset(&mut self) -> Result<(), Error> {
         self.board.reset();
@@ -295,7 +305,9 @@ impl Pc {
     /// was if this is called again.
     pub fn run(&mut self) -> Result<Outcome, Error> {
         self.board.ended.store(false, Ordering::Release);
+        self.board.clock.resume();
         let outcome = self.run_with_resets();
+        self.board.clock.pause();
         self.board.ended.store(true, Ordering::Release);
         for serial in &self.board.serial {
             serial.end();
@@ -393,5 +405,17 @@ fn keep_running(board: &Board, index: usize, vcpu: &mut dyn Vcpu, inquiries: &In
             }
             Err(cause) => board.request(Request::Failed(Error::Engine { cpu: index as u32, cause })),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_memory_than_the_host_has_is_refused() {
+        assert!(check_host_memory(1 << 30, 1 << 30).is_ok());
+        let error = check_host_memory((1 << 30) + 4096, 1 << 30).unwrap_err();
+        assert!(error.to_string().contains("this host has 1073741824 bytes"), "{error}");
     }
 }

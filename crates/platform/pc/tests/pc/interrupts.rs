@@ -3,7 +3,7 @@
 use iced_x86::code_asm::*;
 use posada_pc::Outcome;
 
-use crate::guest::{DATA, Guest, machine, run};
+use crate::guest::{CONSOLE, DATA, Guest, Screen, machine, run};
 
 const LAPIC: u32 = 0xfee0_0000;
 const IOAPIC: u32 = 0xfec0_0000;
@@ -191,18 +191,23 @@ fn a_level_triggered_interrupt_comes_again_until_its_source_is_served() {
 
 #[test]
 fn a_non_maskable_interrupt_comes_from_outside() {
+    let screen = Screen::default();
     let mut pc = machine(|a| {
+        a.out_byte(0x3f8, b'!')?;
         a.hlt()?;
         a.exit(0)?;
         a.handler(2)?;
         a.exit(4)
     })
+    .serial(CONSOLE, screen.clone())
     .build()
     .unwrap();
     let handle = pc.handle();
     std::thread::spawn(move || {
         // Not before the guest has its handler.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        while screen.text().is_empty() {
+            std::thread::yield_now();
+        }
         handle.raise_nmi();
     });
     assert_eq!(crate::guest::run_built(&mut pc), Outcome::DebugExit(9));

@@ -3,7 +3,7 @@
 use iced_x86::code_asm::*;
 use posada_pc::Outcome;
 
-use crate::guest::{machine, run};
+use crate::guest::{DATA, Guest, machine, run};
 
 #[test]
 fn a_port_that_no_device_claims_reads_as_ones() {
@@ -141,37 +141,49 @@ fn the_machine_was_set_up_as_firmware_does() {
 
 #[test]
 fn the_power_management_timer_counts_at_its_frequency() {
-    // Against the time-stamp counter: 1 GHz to 3.579545 MHz.
+    // Against the time-stamp counter, which counts nanoseconds: each look at the timer lies between two looks at
+    // the counter, however long the host takes for them.
+    const START: u32 = DATA;
+    const END: u32 = DATA + 12;
     let builder = machine(|a| {
-        let mut wait = a.create_label();
-        a.mov(dx, 0x608)?;
-        a.in_(eax, dx)?;
-        a.mov(esi, eax)?;
-        a.rdtsc()?;
-        a.mov(ebx, eax)?;
+        let look = |a: &mut Guest, at: u32| -> Result<(), IcedError> {
+            a.rdtsc()?;
+            a.mov(dword_ptr(at), eax)?;
+            a.mov(dx, 0x608)?;
+            a.in_(eax, dx)?;
+            a.mov(dword_ptr(at + 4), eax)?;
+            a.rdtsc()?;
+            a.mov(dword_ptr(at + 8), eax)
+        };
+        let (mut wait, mut bad) = (a.create_label(), a.create_label());
+        look(a, START)?;
         a.set_label(&mut wait)?;
-        a.mov(dx, 0x608)?;
-        a.in_(eax, dx)?;
-        a.sub(eax, esi)?;
+        a.nop()?;
+        look(a, END)?;
+        a.mov(eax, dword_ptr(END + 4))?;
+        a.sub(eax, dword_ptr(START + 4))?;
         a.cmp(eax, 357_954)?;
         a.jb(wait)?;
-        a.mov(edi, eax)?;
-        a.rdtsc()?;
-        a.sub(eax, ebx)?;
-        // Thousandths of a counter's tick for each tick of the timer: 279365.
-        a.mov(ecx, 1000)?;
+        // In nanoseconds: 279.365 for each tick.
+        a.mov(ecx, 279_365)?;
         a.mul(ecx)?;
-        a.div(edi)?;
-        a.sub(eax, 279_365)?;
-        a.cdq()?;
-        a.xor(eax, edx)?;
-        a.sub(eax, edx)?;
-        // The two reads at each end are not at the same moment; a host may be busy between them.
-        let mut far = a.create_label();
-        a.cmp(eax, 27_936)?;
-        a.ja(far)?;
+        a.mov(ecx, 1000)?;
+        a.div(ecx)?;
+        a.mov(esi, eax)?;
+        // At most the time between the outer looks at the counter, at least that between the inner ones; a tick
+        // more or less.
+        a.mov(eax, dword_ptr(END + 8))?;
+        a.sub(eax, dword_ptr(START))?;
+        a.add(eax, 1000)?;
+        a.cmp(esi, eax)?;
+        a.ja(bad)?;
+        a.mov(eax, dword_ptr(END))?;
+        a.sub(eax, dword_ptr(START + 8))?;
+        a.sub(eax, 1000)?;
+        a.cmp(esi, eax)?;
+        a.jb(bad)?;
         a.exit(1)?;
-        a.set_label(&mut far)?;
+        a.set_label(&mut bad)?;
         a.exit(0)
     });
     assert_eq!(run(builder), Outcome::DebugExit(3));
