@@ -4,14 +4,14 @@
 //! are normal numbers or zero, a normal result, and the precision flag either set already or known not to be
 //! raised. All else goes to `soft`.
 
-use std::array::from_fn;
 use std::marker::PhantomData;
 
+use bytemuck::cast;
 use iced_x86::{Instruction, Mnemonic as M};
 
 use super::float::{FloatBinary, Real, from_lanes, lane, packed, part, with_first};
 use super::form::Vector;
-use super::soft::{Env, flag};
+use super::soft::{Env, Format, flag};
 use crate::int::Int;
 use crate::op::Op;
 
@@ -19,8 +19,8 @@ use crate::op::Op;
 pub(super) trait Arithmetic: 'static {
     /// The host's.
     fn host<F: Host>(a: F, b: F) -> F;
-    /// Whether a zero that the host gave for normal or zero operands is exact.
-    fn zero_is_exact(a: u64, b: u64) -> bool;
+    /// Whether a zero that the host gave for normal or zero operands is exact only if an operand is zero.
+    const ZERO_NEEDS_ZERO: bool;
     /// Whether the host's result, a normal number, is exact.
     fn is_exact<F: Host>(a: F, b: F, result: F) -> bool;
     fn soft<F: Real>(env: &mut Env, a: u64, b: u64) -> u64;
@@ -36,30 +36,62 @@ pub(super) trait Host:
     + std::ops::Div<Output = Self>
 {
     fn sqrt(self) -> Self;
-    fn lanes<A: Arithmetic>(env: &mut Env, a: Vector, b: Vector) -> Vector;
+    /// Whether all lanes of the host's result are the guest's, its precision flag apart.
+    fn all_will_do<A: Arithmetic>(a: Vector, b: Vector, result: Vector) -> bool;
 }
 
-impl Host for f32 {
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        self.sqrt()
-    }
-    #[inline(always)]
-    fn lanes<A: Arithmetic>(env: &mut Env, a: Vector, b: Vector) -> Vector {
-        bytemuck::cast(lanes::<f32, A, 4>(env, bytemuck::cast(a), bytemuck::cast(b)))
-    }
+macro_rules! host {
+    ($type:ty, $vector:ty, $splat:ident, $eq:ident, $le:ident, $and:ident, $or:ident, $signs:ident) => {
+        impl Host for $type {
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                self.sqrt()
+            }
+
+            #[inline(always)]
+            fn all_will_do<A: Arithmetic>(a: Vector, b: Vector, result: Vector) -> bool {
+                use safe_arch::{$and, $eq, $le, $or, $splat};
+                let (a, b, result): ($vector, $vector, $vector) = (cast(a), cast(b), cast(result));
+                let magnitude =
+                    |x| $and(x, $splat(<$type>::from_u64(!<$type as Format>::SIGN & Self::Bits::MASK)));
+                let between = |least: $type, x| {
+                    let x = magnitude(x);
+                    $and($le($splat(least), x), $le(x, $splat(<$type>::MAX)))
+                };
+                let is_zero = |x| $eq(x, $splat(0.0));
+                let is_usual = |x| $or(is_zero(x), between(<$type>::MIN_POSITIVE, x));
+                let mut zero = is_zero(result);
+                if A::ZERO_NEEDS_ZERO {
+                    zero = $and(zero, $or(is_zero(a), is_zero(b)));
+                }
+                let good = $or(zero, between(2.0 * <$type>::MIN_POSITIVE, result));
+                let all = $and(good, $and(is_usual(a), is_usual(b)));
+                safe_arch::$signs(all) == (1 << Self::LANES) - 1
+            }
+        }
+    };
 }
 
-impl Host for f64 {
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        self.sqrt()
-    }
-    #[inline(always)]
-    fn lanes<A: Arithmetic>(env: &mut Env, a: Vector, b: Vector) -> Vector {
-        lanes::<f64, A, 2>(env, a, b)
-    }
-}
+host!(
+    f32,
+    safe_arch::m128,
+    set_splat_m128,
+    cmp_eq_mask_m128,
+    cmp_le_mask_m128,
+    bitand_m128,
+    bitor_m128,
+    move_mask_m128
+);
+host!(
+    f64,
+    safe_arch::m128d,
+    set_splat_m128d,
+    cmp_eq_mask_m128d,
+    cmp_le_mask_m128d,
+    bitand_m128d,
+    bitor_m128d,
+    move_mask_m128d
+);
 
 /// Whether the host's result can be the guest's: it rounds to nearest, and either a raised precision flag
 /// changes nothing, or `is_exact` says that none is.
@@ -82,40 +114,37 @@ pub(super) fn is_well_normal<F: Real>(bits: u64) -> bool {
     (bits & !F::SIGN).wrapping_sub(2 * F::SMALLEST_NORMAL) < F::INFINITY - 2 * F::SMALLEST_NORMAL
 }
 
-#[inline(always)]
-fn lanes<F: Host, A: Arithmetic, const N: usize>(
-    env: &mut Env,
-    a: [F::Bits; N],
-    b: [F::Bits; N],
-) -> [F::Bits; N] {
-    let result: [F; N] = from_fn(|n| A::host(F::from_bits(a[n]), F::from_bits(b[n])));
-    let usual = (0..N).all(|n| {
-        let (a, b, result) = (a[n].zext(), b[n].zext(), result[n].to_u64());
-        let zero = result & !F::SIGN == 0 && A::zero_is_exact(a & !F::SIGN, b & !F::SIGN);
-        is_usual::<F>(a) && is_usual::<F>(b) && (is_well_normal::<F>(result) || zero)
-    });
-    let exact = || {
-        (0..N).all(|n| {
-            result[n].to_u64() & !F::SIGN == 0
-                || A::is_exact(F::from_bits(a[n]), F::from_bits(b[n]), result[n])
-        })
-    };
-    if usual && host_will_do(env, exact) { result.map(F::to_bits) } else { slowly::<F, A, N>(env, a, b) }
-}
-
-#[inline(never)]
-fn slowly<F: Real, A: Arithmetic, const N: usize>(
-    env: &mut Env,
-    a: [F::Bits; N],
-    b: [F::Bits; N],
-) -> [F::Bits; N] {
-    from_fn(|n| F::Bits::new(A::soft::<F>(env, a[n].zext(), b[n].zext())))
-}
-
 /// One operation on one pair of numbers.
 #[inline(always)]
 pub(super) fn single<F: Host, A: Arithmetic>(env: &mut Env, a: u64, b: u64) -> u64 {
-    lanes::<F, A, 1>(env, [F::Bits::new(a)], [F::Bits::new(b)])[0].zext()
+    let (x, y) = (F::from_u64(a), F::from_u64(b));
+    let number = A::host(x, y);
+    let result = number.to_u64();
+    let zero_operand = || a & !F::SIGN == 0 || b & !F::SIGN == 0;
+    let zero = result & !F::SIGN == 0 && (!A::ZERO_NEEDS_ZERO || zero_operand());
+    let usual = is_usual::<F>(a) && is_usual::<F>(b) && (is_well_normal::<F>(result) || zero);
+    if usual && host_will_do(env, || zero || A::is_exact(x, y, number)) {
+        result
+    } else {
+        A::soft::<F>(env, a, b)
+    }
+}
+
+/// One operation on all lanes.
+#[inline(always)]
+fn all<F: Host, A: Arithmetic>(env: &mut Env, a: Vector, b: Vector) -> Vector {
+    let host = |n| A::host(F::from_u64(lane::<F>(a, n)), F::from_u64(lane::<F>(b, n)));
+    let result = from_lanes::<F>(|n| host(n).to_u64());
+    if F::all_will_do::<A>(a, b, result) && host_will_do(env, || false) {
+        result
+    } else {
+        each::<F, A>(env, a, b)
+    }
+}
+
+#[inline(never)]
+fn each<F: Host, A: Arithmetic>(env: &mut Env, a: Vector, b: Vector) -> Vector {
+    from_lanes::<F>(|n| single::<F, A>(env, lane::<F>(a, n), lane::<F>(b, n)))
 }
 
 /// The significand of a normal number without its trailing zeros.
@@ -130,13 +159,10 @@ fn odd_product<F: Real>(a: F, b: F) -> u128 {
 
 pub(super) struct Add;
 impl Arithmetic for Add {
+    const ZERO_NEEDS_ZERO: bool = false;
     #[inline(always)]
     fn host<F: Host>(a: F, b: F) -> F {
         a + b
-    }
-    #[inline(always)]
-    fn zero_is_exact(_: u64, _: u64) -> bool {
-        true
     }
     fn is_exact<F: Host>(a: F, b: F, sum: F) -> bool {
         // What each operand lost on its way into the sum.
@@ -151,13 +177,10 @@ impl Arithmetic for Add {
 
 pub(super) struct Sub;
 impl Arithmetic for Sub {
+    const ZERO_NEEDS_ZERO: bool = false;
     #[inline(always)]
     fn host<F: Host>(a: F, b: F) -> F {
         a - b
-    }
-    #[inline(always)]
-    fn zero_is_exact(_: u64, _: u64) -> bool {
-        true
     }
     fn is_exact<F: Host>(a: F, b: F, difference: F) -> bool {
         let from_b = a - difference;
@@ -171,13 +194,10 @@ impl Arithmetic for Sub {
 
 pub(super) struct Mul;
 impl Arithmetic for Mul {
+    const ZERO_NEEDS_ZERO: bool = true;
     #[inline(always)]
     fn host<F: Host>(a: F, b: F) -> F {
         a * b
-    }
-    #[inline(always)]
-    fn zero_is_exact(a: u64, b: u64) -> bool {
-        a == 0 || b == 0
     }
     fn is_exact<F: Host>(a: F, b: F, _: F) -> bool {
         odd_product(a, b) >> F::PRECISION == 0
@@ -189,13 +209,10 @@ impl Arithmetic for Mul {
 
 pub(super) struct Div;
 impl Arithmetic for Div {
+    const ZERO_NEEDS_ZERO: bool = true;
     #[inline(always)]
     fn host<F: Host>(a: F, b: F) -> F {
         a / b
-    }
-    #[inline(always)]
-    fn zero_is_exact(a: u64, b: u64) -> bool {
-        a == 0 && b != 0
     }
     fn is_exact<F: Host>(a: F, b: F, quotient: F) -> bool {
         // Apart from a power of two, which the quotient cannot be wrong by.
@@ -209,13 +226,10 @@ impl Arithmetic for Div {
 /// Of the second operand.
 pub(super) struct Sqrt;
 impl Arithmetic for Sqrt {
+    const ZERO_NEEDS_ZERO: bool = false;
     #[inline(always)]
     fn host<F: Host>(_: F, b: F) -> F {
         b.sqrt()
-    }
-    #[inline(always)]
-    fn zero_is_exact(_: u64, _: u64) -> bool {
-        true
     }
     fn is_exact<F: Host>(_: F, b: F, root: F) -> bool {
         odd_product(root, root) == u128::from(odd_part(b))
@@ -230,7 +244,7 @@ struct All<F, A>(PhantomData<(F, A)>);
 impl<F: Host, A: Arithmetic> FloatBinary for All<F, A> {
     #[inline(always)]
     fn apply(env: &mut Env, a: Vector, b: Vector, _: u8) -> Vector {
-        F::lanes::<A>(env, a, b)
+        all::<F, A>(env, a, b)
     }
 }
 
@@ -248,7 +262,7 @@ struct AllRoots<F>(PhantomData<F>);
 impl<F: Host> FloatBinary for AllRoots<F> {
     #[inline(always)]
     fn apply(env: &mut Env, _: Vector, b: Vector, _: u8) -> Vector {
-        F::lanes::<Sqrt>(env, b, b)
+        all::<F, Sqrt>(env, b, b)
     }
 }
 
