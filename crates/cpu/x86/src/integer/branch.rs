@@ -11,7 +11,8 @@ use super::operand::{
 };
 use crate::core::{Core, segment};
 use crate::int::Int;
-use crate::op::{Mode, Op, Run, Step, is_memory};
+use crate::mmu::Access;
+use crate::op::{Mode, Op, Run, Step, Stop, is_memory};
 
 const RCX: u8 = 1;
 
@@ -68,15 +69,27 @@ fn call_flat(core: &mut Core, op: &Op) -> Step {
 
 #[inline(never)]
 fn call<T: Int>(core: &mut Core, op: &Op) -> Step {
-    let to = relative::<T>(core, op)?;
+    let to = relative::<T>(core, op).or_else(|fault| stack_first::<T>(core, fault))?;
     core.push(T::new(core.rip()))?;
     core.set_rip(to);
     Ok(())
 }
 
+/// A call pushes before it goes where it cannot: the fault is the stack's if that has one, too.
+#[cold]
+fn stack_first<T: Int>(core: &mut Core, stop: Stop) -> Step<u64> {
+    let fault = core.fault;
+    let top = core.stack_pointer().wrapping_sub(T::BYTES) & core.stack_mask();
+    let linear = core.linear(segment::SS, top, T::BYTES, true)?;
+    core.check_alignment(segment::SS, linear, T::BYTES)?;
+    core.probe(segment::SS, linear, T::BYTES, Access::Write)?;
+    core.fault = fault;
+    Err(stop)
+}
+
 fn call_indirect<S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
     let to = S::read::<T>(core, op)?.zext();
-    let to = target::<T>(core, to)?;
+    let to = target::<T>(core, to).or_else(|fault| stack_first::<T>(core, fault))?;
     core.push(T::new(core.rip()))?;
     core.set_rip(to);
     Ok(())

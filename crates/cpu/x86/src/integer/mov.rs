@@ -112,7 +112,9 @@ fn sign_extend_flat<N: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
 fn lower_extend(i: &Instruction, mode: Mode, signed: bool) -> Op {
     let bits = operand_bits(i);
     let register = i.op1_kind() == OpKind::Register;
-    let run: Run = match (signed, register, bits_of(i, 1)) {
+    // `movsxd` reads 32 bits even where it keeps only 16.
+    let from = if i.mnemonic() == Mnemonic::Movsxd { 32 } else { bits_of(i, 1) };
+    let run: Run = match (signed, register, from) {
         (false, false, 8) if is_flat(i, mode) => sized_wide!(bits, zero_extend_flat::<u8>),
         (false, false, _) if is_flat(i, mode) => sized_wide!(bits, zero_extend_flat::<u16>),
         (true, false, 8) if is_flat(i, mode) => sized_wide!(bits, sign_extend_flat::<u8>),

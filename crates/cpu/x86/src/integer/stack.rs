@@ -80,10 +80,13 @@ fn pusha<T: Int>(core: &mut Core, _: &Op) -> Step {
 /// A fault in the middle leaves the registers that were popped before it, as on the processor: popped again they
 /// are the same.
 fn popa<T: Int>(core: &mut Core, _: &Op) -> Step {
-    for number in (0..8).rev().filter(|number| *number != RSP) {
+    for number in (0..8).rev() {
         let at = below(core, (7 - u64::from(number)).wrapping_mul(T::BYTES).wrapping_neg());
         let value = core.read::<T>(segment::SS, at)?;
-        core.set_reg(number, value);
+        // The stack pointer is read like the others, and then not taken.
+        if number != RSP {
+            core.set_reg(number, value);
+        }
     }
     core.set_stack_pointer(below(core, (8 * T::BYTES).wrapping_neg()));
     Ok(())
@@ -142,6 +145,7 @@ fn enter<T: Int>(core: &mut Core, op: &Op) -> Step {
     let end = top.wrapping_sub(op.imm) & mask;
     // The new top of the stack must be good for a push, or this faults already.
     let linear = core.linear(segment::SS, end, T::BYTES, true)?;
+    core.check_alignment(segment::SS, linear, T::BYTES)?;
     core.probe(segment::SS, linear, T::BYTES, Access::Write)?;
     core.set_reg(RBP, T::new(frame));
     core.set_stack_pointer(end);

@@ -186,8 +186,9 @@ impl StringOperation for Cmps {
     #[inline(always)]
     fn element<A: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
         let (first, second) = (core.reg::<A>(RSI).zext(), core.reg::<A>(RDI).zext());
-        let a = core.read::<T>(op.segment, first)?;
+        // In this order: it shows when both fault.
         let b = core.read::<T>(segment::ES, second)?;
+        let a = core.read::<T>(op.segment, first)?;
         compare(core, a, b);
         advance::<A, T>(core, RSI);
         advance::<A, T>(core, RDI);

@@ -229,6 +229,8 @@ fn store_masked<F: Form, const BYTES: u64>(core: &mut Core, op: &Op) -> Step {
     let mask: [u8; 16] = bytemuck::cast(F::get(core, op.aux));
     let offset = op.address(core);
     let linear = core.linear(op.segment, offset, BYTES, true)?;
+    // Sixteen bytes are stored as two times eight.
+    core.check_alignment(op.segment, linear, BYTES.min(8))?;
     core.probe(op.segment, linear, BYTES, Access::Write)?;
     for n in (0..BYTES).filter(|n| mask[*n as usize] & 0x80 != 0) {
         core.write(op.segment, offset.wrapping_add(n), value[n as usize])?;
