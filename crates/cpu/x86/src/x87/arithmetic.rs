@@ -252,7 +252,12 @@ fn scaled(a: X87Register, by: X87Register, control: Control) -> Outcome {
         (Class::Zero, Class::Infinity) if !negative(by) => return Outcome::invalid(),
         (_, Class::Infinity) if negative(by) => Outcome::exact(float::zero(negative(a))),
         (_, Class::Infinity) => Outcome::exact(float::infinity(negative(a))),
-        (Class::Infinity | Class::Zero, _) | (_, Class::Zero) => Outcome::exact(a),
+        (Class::Infinity | Class::Zero, _) => Outcome::exact(a),
+        // A pseudo-denormal leaves as the normal number that it is.
+        (_, Class::Zero) if a.sign_exponent & 0x7fff == 0 && a.significand >> 63 != 0 => {
+            Outcome::exact(X87Register { sign_exponent: a.sign_exponent | 1, ..a })
+        }
+        (_, Class::Zero) => Outcome::exact(a),
         _ => {
             let by = Number::of(by);
             // Beyond this every result has left the range of exponents anyway.

@@ -37,6 +37,11 @@ pub(super) fn nothing(core: &mut Core, op: &Op) -> Step {
     Ok(())
 }
 
+/// The 8087's and 80287's own controls, which do nothing since, and do not wait.
+pub(super) fn obsolete(core: &mut Core, _: &Op) -> Step {
+    core.x87_available()
+}
+
 /// `fldcw`.
 pub(super) fn load_control(core: &mut Core, op: &Op) -> Step {
     core.x87_begin()?;

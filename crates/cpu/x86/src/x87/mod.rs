@@ -148,8 +148,8 @@ fn lower_register(i: &Instruction) -> Option<(Run, u8)> {
         M::Fninit | M::Finit => (control::initialise, 0),
         M::Fnclex | M::Fclex => (control::clear_exceptions, 0),
         M::Wait => (control::wait, 0),
-        // The 8087's and 80287's own controls do nothing since.
-        M::Fnop | M::Feni | M::Fneni | M::Fdisi | M::Fndisi | M::Fsetpm | M::Fnsetpm => (control::nothing, 0),
+        M::Fnop => (control::nothing, 0),
+        M::Feni | M::Fneni | M::Fdisi | M::Fndisi | M::Fsetpm | M::Fnsetpm => (control::obsolete, 0),
         M::Fincstp => (control::rotate, 1),
         M::Fdecstp => (control::rotate, 7),
         M::Ffree => (control::free, 0),

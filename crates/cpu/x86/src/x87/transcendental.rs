@@ -157,7 +157,7 @@ pub(super) fn binary(core: &mut Core, op: &Op) -> Step {
             1 => logarithm_plus_one(x, y, control),
             _ => arc_tangent(x, y, control),
         };
-        if outcome.flags & flag::IE != 0 { outcome } else { outcome.with(float::denormal(x, y)) }
+        if outcome.flags & (flag::IE | flag::ZE) != 0 { outcome } else { outcome.with(float::denormal(x, y)) }
     });
     if core.x87_deliver(1, outcome) {
         core.x87_pop();
@@ -187,7 +187,10 @@ fn logarithm(x: X87Register, y: X87Register, control: Control) -> Outcome {
                     // The logarithm of a power of two is an integer, and the product may be exact.
                     if x.significand == 1 << 63 && class(x) == Class::Normal {
                         let (exponent, significand) = (product.exponent, product.significand);
-                        float::round(product.sign, exponent, significand, control.full()).with(flag::PE)
+                        let outcome = float::round(product.sign, exponent, significand, control.full());
+                        // Hardware calls it inexact all the same, and then a tiny one is an underflow.
+                        let tiny = class(outcome.value) == Class::Denormal;
+                        outcome.with(flag::PE | if tiny { flag::UE } else { 0 })
                     } else {
                         inexact(product, control)
                     }
