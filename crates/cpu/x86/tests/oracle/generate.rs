@@ -78,6 +78,7 @@ pub fn exclusion(code: Code) -> Option<&'static str> {
         M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 => "stores state that the model does not have",
         M::Xrstor | M::Xrstor64 => "checks state that the model does not have",
         M::Rsm => "means something in system management mode only",
+        M::Int1 => "the host's hypervisor may not step over it",
         M::Monitor | M::Mwait => "the host's hypervisor decides",
         _ => return None,
     })
@@ -128,7 +129,7 @@ impl Generator {
             mutate(rng, &mut bytes, bits);
         }
         let instruction = decode(bits, at, &bytes);
-        if !is_fit(&instruction, bits) {
+        if !is_fit(&instruction, bits, start) {
             return None;
         }
         bytes.truncate(instruction.len());
@@ -157,7 +158,7 @@ pub fn decode(bits: u32, at: u64, bytes: &[u8]) -> Instruction {
 }
 
 /// Whether an instruction, perhaps a mutated one, may run natively and is bound to end.
-fn is_fit(i: &Instruction, bits: u32) -> bool {
+fn is_fit(i: &Instruction, bits: u32, start: u64) -> bool {
     if i.is_invalid() {
         // Whatever the host may have put there: only what is announced can be compared.
         return false;
@@ -169,12 +170,16 @@ fn is_fit(i: &Instruction, bits: u32) -> bool {
     if !(if bits == 64 { op_code.mode64() } else { op_code.mode32() }) {
         return false;
     }
+    // The host takes these for `lzcnt` and `tzcnt`.
+    if matches!(i.mnemonic(), Mnemonic::Bsr | Mnemonic::Bsf) && i.has_rep_prefix() {
+        return false;
+    }
     if i.code() == Code::Int_imm8 && i.immediate8() == 0x80 {
         return false;
     }
-    // A branch back into itself might not end.
+    // A branch back to where the case begins might not end.
     let near = matches!(i.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64);
-    !near || i.near_branch_target().wrapping_sub(i.ip()) >= i.len() as u64
+    !near || i.near_branch_target().wrapping_sub(start) >= i.next_ip() - start
 }
 
 /// Where code begins: anywhere in its two pages, sometimes across them, seldom up against the end.

@@ -27,8 +27,8 @@ const CASE: u64 = 0x10_0000;
 const RAM: u64 = 0x20_0000;
 
 /// Linux's descriptors (arch/x86/include/asm/segment.h): 32-bit and 64-bit code and data of the kernel, then of
-/// programs; then the TSS, and nothing that a program could use.
-const DESCRIPTORS: [u64; 10] = [
+/// programs; then the TSS, and little that a program could use.
+const DESCRIPTORS: [u64; 16] = [
     0,
     0x00cf_9b00_0000_ffff,
     0x00af_9b00_0000_ffff,
@@ -39,9 +39,14 @@ const DESCRIPTORS: [u64; 10] = [
     0,
     (TSS & 0xff_ffff) << 16 | 0x8b00_0000_0067 | 0 << 56,
     KERNEL >> 32,
+    0,
+    0,
+    0,
+    0,
+    0,
+    // Its limit tells a program which processor it is on: the first, here.
+    0x0040_f500_0000_0000,
 ];
-/// Linux's table has sixteen entries; the last one tells a program which processor it is on.
-const DESCRIPTOR_BYTES: u64 = 16 * 8;
 
 struct NoBus;
 impl Bus for NoBus {}
@@ -253,12 +258,13 @@ fn base_state() -> State {
         | cr4::PGE
         | cr4::OSFXSR
         | cr4::OSXMMEXCPT
+        | cr4::OSXSAVE
         | cr4::UMIP
         | cr4::FSGSBASE
         | cr4::SMEP
         | cr4::SMAP;
     state.msrs.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-    state.gdtr = Table { base: KERNEL + GDT, limit: (DESCRIPTOR_BYTES - 1) as u16 };
+    state.gdtr = Table { base: KERNEL + GDT, limit: (DESCRIPTORS.len() * 8 - 1) as u16 };
     state.idtr = Table { base: KERNEL + IDT, limit: 0xfff };
     state.segments.ldtr = Segment::default();
     state.segments.tr = Segment { selector: 0x40, base: KERNEL + TSS, limit: 0x67, attributes: 0x8b };

@@ -18,12 +18,13 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use posada_vcpu::x86::{X87, X87Register};
 
-use super::{CODE, Case, End, MEMORY, Memory, Outcome, Region, Registers, Rights, selector};
+use super::{CODE, Case, End, MEMORY, Memory, Outcome, Region, Registers, Rights, STACK, selector};
 
 /// `int3`.
 const BREAKPOINT: u8 = 0xcc;
-/// Where the child keeps the instruction that makes its system calls.
-const TRAMPOLINE: u64 = 0x7000_0000;
+/// Where the child keeps the instructions that make its system calls, and clear its flags: out of cases' reach.
+const TRAMPOLINE: u64 = 0x5a5a_0000_0000;
+const CLEAR_FLAGS: u64 = TRAMPOLINE + 8;
 
 /// A child process that runs cases. All calls must come from the thread that made it.
 pub struct Native {
@@ -80,6 +81,9 @@ impl Native {
         let trampoline = Region { start: TRAMPOLINE, size: 0x1000, rights: Rights::Execute };
         self.map(trampoline)?;
         self.write_word(TRAMPOLINE, i64::from_le_bytes(SYSCALL))?;
+        // `push 2`, `popfq`.
+        let clear = [0x6a, 2, 0x9d, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT, BREAKPOINT];
+        self.write_word(CLEAR_FLAGS, i64::from_le_bytes(clear))?;
         self.registers.rip = TRAMPOLINE;
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
         for line in maps.lines() {
@@ -97,7 +101,8 @@ impl Native {
         for region in MEMORY {
             self.map(region)?;
         }
-        self.write_protected(CODE.start, &vec![BREAKPOINT; CODE.size as usize])
+        self.write_protected(CODE.start, &vec![BREAKPOINT; CODE.size as usize])?;
+        self.clear_flags()
     }
 
     fn write_word(&mut self, address: u64, word: i64) -> io::Result<()> {
@@ -152,6 +157,13 @@ impl Native {
         Ok(result)
     }
 
+    /// Clears the flags that `ptrace` does not set: a program may have set `rflags.ID`.
+    fn clear_flags(&mut self) -> io::Result<()> {
+        let clear = user_regs_struct { rip: CLEAR_FLAGS, rsp: STACK.end(), ..self.registers };
+        ptrace::setregs(self.pid, clear)?;
+        self.resume().map(drop)
+    }
+
     /// Lets the child run up to its next signal, which it never gets to see.
     fn resume(&mut self) -> io::Result<Signal> {
         ptrace::cont(self.pid, None)?;
@@ -166,7 +178,7 @@ impl Native {
         self.pid
     }
 
-    /// Carries out `case`. The flags that `ptrace` cannot set stay what they were; see [`settable_flags`].
+    /// Carries out `case`, whose flags must be among the [`settable_flags`].
     pub fn run(&mut self, case: &Case) -> io::Result<Outcome> {
         self.write_protected(case.before.rip, &case.code)?;
         for region in MEMORY {
@@ -193,6 +205,9 @@ impl Native {
             memory.0.append(&mut bytes);
         }
         self.write_protected(before.rip, &vec![BREAKPOINT; case.code.len()])?;
+        if registers.eflags & posada_vcpu::x86::rflags::ID != 0 {
+            self.clear_flags()?;
+        }
         Ok(Outcome { end, after: from_registers(&registers, &floating), memory })
     }
 
@@ -305,7 +320,7 @@ fn from_registers(r: &user_regs_struct, f: &user_fpregs_struct) -> Registers {
     }
 }
 
-/// The flags that `ptrace` sets; the others keep what a program of Linux has.
+/// The flags that `ptrace` sets; the others are what a program of Linux has.
 pub fn settable_flags(rflags: u64) -> u64 {
     use posada_vcpu::x86::rflags as f;
     const SETTABLE: u64 = f::ARITHMETIC | f::TF | f::DF | f::RF | f::AC | f::NT;

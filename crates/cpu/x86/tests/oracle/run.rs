@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -70,19 +70,32 @@ impl Summary {
     }
 }
 
-/// Interrupts whatever runs for too long, natively or on the engine: both then say [`super::End::Endless`].
+/// Who is carrying out a case.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Runner {
+    Native,
+    Engine,
+}
+
+/// Interrupts what runs for too long, which then ends as [`super::End::Endless`].
 struct Watchdog {
-    /// Counts runs; odd while one goes on.
-    runs: AtomicU64,
+    /// Counts beginnings and ends of runs.
+    steps: AtomicU64,
+    running: Mutex<Option<Runner>>,
     pid: Pid,
     attention: Mutex<Arc<Attention>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watchdog {
     const PATIENCE: Duration = Duration::from_secs(3);
 
     fn start(pid: Pid, attention: Arc<Attention>) -> Arc<Self> {
-        let watchdog = Arc::new(Self { runs: AtomicU64::new(0), pid, attention: Mutex::new(attention) });
+        let (steps, running) = (AtomicU64::new(0), Mutex::new(None));
+        let watchdog = Arc::new(Self { steps, running, pid, attention: Mutex::new(attention) });
         let watched = Arc::downgrade(&watchdog);
         thread::spawn(move || Self::watch(&watched));
         watchdog
@@ -91,27 +104,34 @@ impl Watchdog {
     fn watch(watched: &Weak<Self>) {
         let mut before = 0;
         while let Some(watchdog) = watched.upgrade() {
-            let now = watchdog.runs.load(Ordering::Relaxed);
-            if now == before && now % 2 == 1 {
-                // Whichever of the two it is, and if it has just ended, no harm is done.
-                let _ = kill(watchdog.pid, Signal::SIGUSR1);
-                watchdog.attention.lock().unwrap_or_else(PoisonError::into_inner).kick();
+            let now = watchdog.steps.load(Ordering::Relaxed);
+            // While the lock is held the run cannot end, so that the signal is not left for the next one.
+            let running = lock(&watchdog.running);
+            if now == before && now == watchdog.steps.load(Ordering::Relaxed) {
+                match *running {
+                    Some(Runner::Native) => drop(kill(watchdog.pid, Signal::SIGUSR1)),
+                    Some(Runner::Engine) => lock(&watchdog.attention).kick(),
+                    None => {}
+                }
             }
             before = now;
+            drop(running);
             drop(watchdog);
             thread::sleep(Self::PATIENCE);
         }
     }
 
-    fn watching<T>(&self, run: impl FnOnce() -> T) -> T {
-        self.runs.fetch_add(1, Ordering::Relaxed);
+    fn watching<T>(&self, runner: Runner, run: impl FnOnce() -> T) -> T {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.running) = Some(runner);
         let result = run();
-        self.runs.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.running) = None;
+        self.steps.fetch_add(1, Ordering::Relaxed);
         result
     }
 
     fn set_attention(&self, attention: Arc<Attention>) {
-        *self.attention.lock().unwrap_or_else(PoisonError::into_inner) = attention;
+        *lock(&self.attention) = attention;
     }
 }
 
@@ -126,8 +146,8 @@ pub fn run(generator: &Generator, cases: Range<u64>, factory: &Factory) -> std::
         let code = case.instruction.code();
         summary.cases += 1;
         summary.coverage.count(code);
-        let expected = watchdog.watching(|| native.run(&case))?;
-        let got = watchdog.watching(|| catch_unwind(AssertUnwindSafe(|| guest.run(&case))));
+        let expected = watchdog.watching(Runner::Native, || native.run(&case))?;
+        let got = watchdog.watching(Runner::Engine, || catch_unwind(AssertUnwindSafe(|| guest.run(&case))));
         let got = match got {
             Ok(Ok(got)) => got,
             failed => {
