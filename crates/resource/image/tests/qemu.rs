@@ -64,12 +64,16 @@ impl Guest {
         Self { qemu, folder, listener }
     }
 
-    /// Gives QEMU's monitor a command.
-    fn monitor(&self, command: &str) {
+    /// Presses the power button, again and again until QEMU ends: what listens to it may not be up yet.
+    fn press_power_button(&self) {
         let mut monitor = UnixStream::connect(self.folder.path().join("monitor")).unwrap();
-        // The monitor drops what is typed before it has greeted.
-        let _ = monitor.read(&mut [0; 1024]).unwrap();
-        writeln!(monitor, "{command}").unwrap();
+        let mut answers = monitor.try_clone().unwrap();
+        std::thread::spawn(move || io::copy(&mut answers, &mut io::sink()));
+        std::thread::spawn(move || {
+            while writeln!(monitor, "system_powerdown").is_ok() {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        });
     }
 }
 
@@ -172,12 +176,12 @@ fn exit_status_standard_error_and_odd_arguments_pass_unchanged() {
 
 #[test]
 #[ignore = "boots a guest under QEMU"]
-fn a_megabyte_of_any_bytes_goes_in_and_comes_out_the_same() {
+fn a_quarter_megabyte_of_any_bytes_goes_in_and_comes_out_the_same() {
     if !has_qemu() {
         return;
     }
     let bytes: Vec<u8> =
-        (0..1 << 20_u32).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        (0..1 << 18_u32).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let start = Instant::now();
     let outcome = run(&Session::command(["cat"]), io::Cursor::new(bytes.clone()));
     assert!(outcome.stdout == bytes, "{} bytes came back", outcome.stdout.len());
@@ -328,7 +332,7 @@ fn poweroff_and_the_power_button_end_a_guest() {
     assert_eq!(console.end(), None, "the shell did not end of itself");
 
     let mut console = Console::boot();
-    console.guest.monitor("system_powerdown");
+    console.guest.press_power_button();
     console.until("Power down");
     console.end();
 
