@@ -13,8 +13,8 @@
 //! An ELF file with both a PVH note and a multiboot header is started by PVH: its note tells all that multiboot
 //! would, and more (the ACPI tables, memory above 4 GiB).
 //!
-//! What firmware leaves in memory is here as well: the [memory map](MemoryMap), [`acpi`] tables, and the
-//! [data area and interrupt vectors](bios) of a BIOS.
+//! What firmware leaves in memory is here as well: the [memory map](MemoryMap), [`acpi`] tables, the
+//! [MP table](mp), and the [data area and interrupt vectors](bios) of a BIOS.
 //!
 //! Files are not trusted. Whatever a file holds, the answer is a kernel in RAM or an [`Error`]; no part of it is
 //! ever put outside RAM or on top of another, and nothing larger than guest RAM is allocated.
@@ -49,6 +49,7 @@ mod error;
 mod handover;
 mod linux;
 mod map;
+pub mod mp;
 mod multiboot;
 mod placement;
 mod pvh;

@@ -4,14 +4,14 @@
 //! takes for granted on top of that, a machine that firmware has set up, is set up here.
 
 use posada_boot::bios::{self, DataArea};
-use posada_boot::{MemoryMap, acpi};
+use posada_boot::{MemoryMap, acpi, mp};
 use posada_devices::{pic, pit};
 use posada_memory::{Gpa, GuestRam};
 use posada_vcpu::x86::{Msrs, Running, State};
 
 use crate::Error;
 use crate::board::Board;
-use crate::layout::{EBDA, FIRMWARE, LOW_END_MAX, Layout, PHYSICAL_BITS, SERIAL};
+use crate::layout::{EBDA, FIRMWARE, LOW_END_MAX, Layout, MP_TABLE, PHYSICAL_BITS, SERIAL};
 
 impl Board {
     /// Interrupt controllers with the vectors of a PC's BIOS and all inputs masked, the timer at 18.2 Hz, power
@@ -46,7 +46,9 @@ pub(crate) fn write_tables(ram: &GuestRam, layout: &Layout, cpus: u32) -> Result
         *place = port;
     }
     bios::write(ram, &DataArea { serial, extended: EBDA as u32 })?;
-    Ok(acpi::write(ram, &layout.machine(cpus), &(FIRMWARE.start..bios::ROUTINES_START))?)
+    let machine = layout.machine(cpus);
+    mp::write(ram, &machine, &(MP_TABLE..bios::ROUTINES_START))?;
+    Ok(acpi::write(ram, &machine, &(FIRMWARE.start..MP_TABLE))?)
 }
 
 /// The memory types that firmware sets: everything write-back but the display and the addresses of devices

@@ -28,6 +28,8 @@ const CONVENTIONAL_END: u64 = 0xa_0000;
 const SHADOW_START: u64 = 0xc_0000;
 /// Where the tables lie that firmware leaves behind.
 pub(crate) const FIRMWARE: Range<Gpa> = Gpa(0xe_0000)..Gpa(0x10_0000);
+/// Where in it the MP table lies; the ACPI tables end before.
+pub(crate) const MP_TABLE: Gpa = Gpa(0xf_0000);
 /// Where RAM below 4 GiB ends at the latest.
 pub(crate) const LOW_END_MAX: u64 = 0xc000_0000;
 const FOUR_GIB: u64 = 4 * GIB;

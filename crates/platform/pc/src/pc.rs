@@ -156,7 +156,8 @@ impl PcBuilder {
         self
     }
 
-    /// Sets where the output of a serial port goes. A write that blocks holds up the guest.
+    /// Sets where the output of a serial port goes. A write that blocks holds up the guest; it must not itself
+    /// send to the same port, which is locked meanwhile.
     #[must_use]
     pub fn serial(mut self, port: Port, output: impl Write + Send + 'static) -> Self {
         self.outputs[port as usize] = Box::new(output);

@@ -1,6 +1,7 @@
-//! The ACPI tables as an operating system walks them.
+//! The ACPI tables and the MP table as an operating system walks them.
 
 use posada_boot::acpi::{self, IoApic, Machine, Pci, PciInterrupt, Power, Serial};
+use posada_boot::mp;
 use posada_memory::Gpa;
 
 use crate::{Guest, MIB};
@@ -151,4 +152,34 @@ fn tables_that_do_not_fit_are_refused() {
     let guest = Guest::new(16 * MIB);
     let error = acpi::write(&guest.ram, &machine(), &(Gpa(0xf_ff00)..Gpa(0x10_0000))).unwrap_err();
     assert!(error.to_string().contains("firmware area ends at 0x100000"), "{error}");
+}
+
+#[test]
+fn the_mp_table_says_the_same() {
+    let guest = Guest::new(16 * MIB);
+    mp::write(&guest.ram, &machine(), &(Gpa(0xf_0000)..Gpa(0x10_0000))).unwrap();
+    let sum = |at, len| guest.bytes(at, len).iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    assert_eq!(guest.bytes(0xf_0000, 4), b"_MP_");
+    assert_eq!(sum(0xf_0000, 16), 0);
+    let table = guest.word(0xf_0004);
+    assert_eq!(guest.bytes(table, 4), b"PCMP");
+    let len = u64::from(u16::from_le_bytes(guest.bytes(table + 4, 2).try_into().unwrap()));
+    assert_eq!(sum(table, len as usize), 0);
+    assert_eq!(guest.word(table + 36), 0xfee0_0000);
+    let (mut at, mut entries) = (table + 44, Vec::new());
+    while at < table + len {
+        let size = if guest.bytes(at, 1) == [0] { 20 } else { 8 };
+        entries.push(guest.bytes(at, size));
+        at += size as u64;
+    }
+    assert_eq!(at, table + len);
+    assert_eq!(guest.bytes(table + 34, 2), (entries.len() as u16).to_le_bytes());
+    let has = |entry: &[u8]| entries.iter().any(|found| found.starts_with(entry));
+    assert!(has(&[0, 0, 0x14, 3]) && has(&[0, 2, 0x14, 1]) && !has(&[0, 3]), "processors");
+    assert!(has(b"\x01\x00PCI   ") && has(b"\x01\x01ISA   "), "buses");
+    assert!(has(&[2, 5, 0x20, 1, 0, 0, 0xc0, 0xfe]), "I/O APIC");
+    assert!(has(&[3, 0, 0, 0, 1, 0, 5, 2]) && !has(&[3, 0, 0, 0, 1, 2]), "the timer");
+    assert!(has(&[3, 0, 0x0d, 0, 1, 9, 5, 9]) && has(&[3, 0, 0, 0, 1, 4, 5, 4]), "ACPI, serial port");
+    assert!(has(&[3, 0, 0x0f, 0, 0, 1 << 2, 5, 16]), "PCI device 1");
+    assert!(has(&[4, 3, 0, 0, 1, 0, 0xff, 0]) && has(&[4, 1, 0, 0, 1, 0, 0xff, 1]), "LINT0, LINT1");
 }
