@@ -1,6 +1,7 @@
 //! The code cache: predecoded blocks, found by where their bytes are in RAM.
 //!
-//! A block is a run of instructions within one page, up to the first that may go elsewhere. It stays good until
+//! A block is a run of instructions within one page, up to the first that surely goes elsewhere; conditional
+//! branches leave it when they are taken. It stays good until
 //! its page is written, which moves the page's version on; nobody has to find the blocks of a page. When the
 //! cache is full everything is dropped and decoding begins anew.
 
@@ -21,26 +22,29 @@ const BLOCK_OPS: usize = 32;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
-    /// Offset of the first byte in RAM.
-    at: usize,
-    mode: Mode,
+    /// Offset of the first byte in RAM, and the mode's key.
+    key: u64,
     /// The page's version when it was decoded.
     version: u32,
     start: u32,
     count: u32,
 }
 
-const NO_MODE: Mode = Mode { code_bits: 0, stack_bits: 0 };
-const NO_BLOCK: Block = Block { at: 0, mode: NO_MODE, version: 0, start: 0, count: 0 };
+/// No mode has its key.
+const NO_BLOCK: Block = Block { key: 0, version: 0, start: 0, count: 0 };
 
 pub(crate) struct CodeCache {
-    blocks: Box<[Block]>,
+    blocks: Box<[Block; BLOCKS]>,
     pub ops: Vec<Op>,
 }
 
 impl CodeCache {
     pub(crate) fn new() -> Self {
-        Self { blocks: vec![NO_BLOCK; BLOCKS].into_boxed_slice(), ops: Vec::with_capacity(OPS) }
+        let blocks = vec![NO_BLOCK; BLOCKS].into_boxed_slice();
+        Self {
+            blocks: blocks.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
+            ops: Vec::with_capacity(OPS),
+        }
     }
 
     fn slot(at: usize) -> usize {
@@ -51,7 +55,8 @@ impl CodeCache {
     #[inline(always)]
     pub(crate) fn find(&self, at: usize, mode: Mode, ram: &GuestRam) -> Option<Range<usize>> {
         let block = &self.blocks[Self::slot(at)];
-        let good = block.at == at && block.mode == mode && block.version == ram.code_version(at / PAGE_SIZE);
+        let key = at as u64 | mode.key();
+        let good = block.key == key && block.version == ram.code_version(at / PAGE_SIZE);
         good.then(|| block.start as usize..(block.start + block.count) as usize)
     }
 
@@ -96,7 +101,7 @@ impl CodeCache {
         // A room that the limit cut short would hold only for this code segment: such a block is not kept.
         if end == at + in_page {
             self.blocks[Self::slot(at)] =
-                Block { at, mode, version, start: start as u32, count: range.len() as u32 };
+                Block { key: at as u64 | mode.key(), version, start: start as u32, count: range.len() as u32 };
         }
         Some(range)
     }

@@ -81,7 +81,9 @@ fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
 /// decoded or whether an interrupt comes before it.
 fn ends_block(instruction: &Instruction) -> bool {
     use iced_x86::FlowControl;
-    instruction.flow_control() != FlowControl::Next || system::ends_block(instruction)
+    // A conditional branch that is not taken goes on with its block.
+    let goes_on = matches!(instruction.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch);
+    !goes_on || system::ends_block(instruction)
 }
 
 /// `#UD`.

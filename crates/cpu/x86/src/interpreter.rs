@@ -46,7 +46,7 @@ impl Interpreter {
         loop {
             match self.block(false) {
                 Err(Stop::Fault) => return Err(Stop::Fault),
-                Ok(()) | Err(Stop::Leave) => {}
+                _ => {}
             }
             if self.core.slow || self.core.connections.attention.is_raised() {
                 return Ok(());
@@ -54,7 +54,7 @@ impl Interpreter {
         }
     }
 
-    /// Carries out one block, or one instruction where `single`.
+    /// Carries out one block, as often as it leads to itself, or one instruction where `single`.
     #[inline(always)]
     fn block(&mut self, single: bool) -> Step {
         let core = &mut self.core;
@@ -88,17 +88,13 @@ impl Interpreter {
         let ops = &self.cache.ops[range];
         let ops = if single { &ops[..1] } else { ops };
         core.code_changed = false;
-        let mut done = 0;
-        for op in ops {
-            core.set_rip(rip.wrapping_add(u64::from(op.next)));
-            let result = (op.run)(core, op);
-            if result.is_err() || core.code_changed {
-                return interrupted(core, op, result);
+        loop {
+            let result = carry_out(core, ops, rip);
+            let again = matches!(result, Ok(()) | Err(Stop::Branch)) && core.rip() == rip && !single;
+            if !again || core.slow || core.code_changed || core.connections.attention.is_raised() {
+                return result;
             }
-            done = op.done;
         }
-        core.instructions += u64::from(done);
-        Ok(())
     }
 
     /// Carries out one instruction that no block can hold: it crosses a page, runs into the limit, or lies in a
@@ -209,6 +205,26 @@ impl Interpreter {
         }
         core.end_of_instruction(stepping);
     }
+}
+
+/// Carries out the operations of a block that begins at `rip`.
+#[inline(always)]
+fn carry_out(core: &mut Core, ops: &[Op], rip: u64) -> Step {
+    let mut done = 0;
+    for op in ops {
+        core.set_rip(rip.wrapping_add(u64::from(op.next)));
+        let result = (op.run)(core, op);
+        if result.is_err() || core.code_changed {
+            if result == Err(Stop::Branch) {
+                core.instructions += u64::from(op.done);
+                return result;
+            }
+            return interrupted(core, op, result);
+        }
+        done = op.done;
+    }
+    core.instructions += u64::from(done);
+    Ok(())
 }
 
 /// Ends a block early, after `op`: the instruction pointer, past an instruction while it runs, is back at it after

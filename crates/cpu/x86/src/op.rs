@@ -10,6 +10,9 @@ use crate::int::{HIGH_BYTE, RIP, ZERO};
 pub(crate) enum Stop {
     /// An exception is to be delivered: what, is in [`Core::fault`]. The instruction has changed nothing.
     Fault,
+    /// The instruction is done, and was a near branch that is taken: nothing else has changed, but the block does
+    /// not go on.
+    Branch,
     /// The instruction is done, but what follows may have changed: leave the block and look again at where the
     /// instruction pointer says, at interrupts and at modes.
     Leave,
@@ -57,6 +60,14 @@ pub(crate) struct Mode {
     pub code_bits: u8,
     /// 16, 32 or 64: the size of the stack pointer.
     pub stack_bits: u8,
+}
+
+impl Mode {
+    /// All of it, in the top 16 bits.
+    #[inline(always)]
+    pub(crate) fn key(self) -> u64 {
+        u64::from(u16::from_le_bytes([self.code_bits, self.stack_bits])) << 48
+    }
 }
 
 impl Op {

@@ -49,10 +49,14 @@ fn jmp_indirect<S: Source, T: Int>(core: &mut Core, op: &Op) -> Step {
     Ok(())
 }
 
+/// Branches that do not end their block when they are not taken, end it so when they are.
+const BRANCH: Step = Err(Stop::Branch);
+
 fn jcc<const C: u8, T: Int>(core: &mut Core, op: &Op) -> Step {
     if core.flags.condition(C) {
         let to = relative::<T>(core, op)?;
         core.set_rip(to);
+        return BRANCH;
     }
     Ok(())
 }
@@ -122,6 +126,7 @@ fn jump_if_no_count<C: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
     if core.reg::<C>(RCX) == C::default() {
         let to = relative::<T>(core, op)?;
         core.set_rip(to);
+        return BRANCH;
     }
     Ok(())
 }
@@ -136,7 +141,9 @@ fn count_down<const WHILE: u8, C: Int, T: Int>(core: &mut Core, op: &Op) -> Step
     let goes_on = WHILE == ANY || core.flags.zf() == (WHILE == ZERO);
     if count != C::default() && goes_on {
         let to = relative::<T>(core, op)?;
+        core.set_reg(RCX, count);
         core.set_rip(to);
+        return BRANCH;
     }
     core.set_reg(RCX, count);
     Ok(())
