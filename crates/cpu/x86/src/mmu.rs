@@ -48,13 +48,20 @@ struct Entry {
     read: u64,
     write: u64,
     execute: u64,
-    /// Offset of the page in RAM.
-    page: usize,
+    /// Added to a linear address, wrapping, this gives the offset in RAM.
+    offset: usize,
     /// The page's tag in the generation of global pages, or [`NEVER`].
     global: u64,
 }
 
-const EMPTY: Entry = Entry { read: NEVER, write: NEVER, execute: NEVER, page: 0, global: NEVER };
+const EMPTY: Entry = Entry { read: NEVER, write: NEVER, execute: NEVER, offset: 0, global: NEVER };
+
+impl Entry {
+    #[inline(always)]
+    fn place(&self, linear: u64) -> usize {
+        (linear as usize).wrapping_add(self.offset)
+    }
+}
 
 /// Translations of one process context, known by their generation.
 #[derive(Clone, Copy)]
@@ -109,9 +116,9 @@ pub(crate) struct Mmu {
     pub smap: bool,
     alignment: bool,
     watch: bool,
-    /// The current code page: its tag, and its offset in RAM.
+    /// The current code page: its tag, and the difference between its offset in RAM and its linear address.
     code_tag: u64,
-    code_page: usize,
+    code_offset: usize,
 }
 
 /// What the page tables allow, found by a walk; for an entry of the buffer.
@@ -142,7 +149,7 @@ impl Mmu {
             alignment: false,
             watch: false,
             code_tag: NEVER,
-            code_page: 0,
+            code_offset: 0,
         }
     }
 
@@ -198,7 +205,7 @@ impl Mmu {
     pub(crate) fn find_read(&self, linear: u64, size: u64) -> Option<usize> {
         let entry = &self.entries[Self::slot(self.start, linear)];
         let tag = linear.wrapping_add(size - 1) & !PAGE_MASK | self.generation;
-        (entry.read == tag).then(|| entry.page + (linear & PAGE_MASK) as usize)
+        (entry.read == tag).then(|| entry.place(linear))
     }
 
     /// Where a write of `size` bytes at `linear` is in RAM, if the buffer knows.
@@ -206,7 +213,7 @@ impl Mmu {
     pub(crate) fn find_write(&self, linear: u64, size: u64) -> Option<usize> {
         let entry = &self.entries[Self::slot(self.start, linear)];
         let tag = linear.wrapping_add(size - 1) & !PAGE_MASK | self.generation;
-        (entry.write == tag).then(|| entry.page + (linear & PAGE_MASK) as usize)
+        (entry.write == tag).then(|| entry.place(linear))
     }
 
     /// Where the code at `linear` is in RAM, if the buffer knows.
@@ -214,12 +221,12 @@ impl Mmu {
     pub(crate) fn find_code(&mut self, linear: u64) -> Option<usize> {
         let tag = linear & !PAGE_MASK | self.generation;
         if self.code_tag == tag {
-            return Some(self.code_page + (linear & PAGE_MASK) as usize);
+            return Some((linear as usize).wrapping_add(self.code_offset));
         }
         let entry = &self.entries[Self::slot(self.start, linear)];
         if entry.execute == tag {
-            (self.code_tag, self.code_page) = (tag, entry.page);
-            return Some(entry.page + (linear & PAGE_MASK) as usize);
+            (self.code_tag, self.code_offset) = (tag, entry.offset);
+            return Some(entry.place(linear));
         }
         None
     }
@@ -263,7 +270,7 @@ impl Mmu {
             read: tag(allowed.read),
             write: tag(allowed.write),
             execute: tag(allowed.execute),
-            page,
+            offset: page.wrapping_sub(base as usize),
             global: if allowed.global { base | self.global_generation } else { NEVER },
         };
         self.entries[Self::slot(view as usize * ENTRIES, linear)] = entry;

@@ -43,6 +43,16 @@ impl PageMarks {
         self.pages[page].mark.load(Ordering::Relaxed) != 0
     }
 
+    /// [`is_marked`](Self::is_marked) without a look at how many pages there are.
+    ///
+    /// # Safety
+    /// `page` must be below the number of pages.
+    #[inline(always)]
+    pub(crate) unsafe fn is_marked_unchecked(&self, page: usize) -> bool {
+        // SAFETY: the caller promises that the page exists.
+        unsafe { self.pages.get_unchecked(page) }.mark.load(Ordering::Relaxed) != 0
+    }
+
     /// A write to `page` has happened: drops its marks and returns whether it held code.
     #[cold]
     pub(crate) fn written(&self, page: usize) -> bool {

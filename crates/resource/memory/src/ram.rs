@@ -178,7 +178,8 @@ impl GuestRam {
         unsafe { self.base.add(offset) }
     }
 
-    /// Whether the pages of a write of `size` bytes had code; drops their marks.
+    /// Whether the pages of a write of `size` bytes, not zero, had code; drops their marks. The write must lie
+    /// inside RAM.
     #[inline(always)]
     fn wrote(&self, offset: usize, size: usize) -> bool {
         let (first, last) = (offset / PAGE_SIZE, (offset + size - 1) / PAGE_SIZE);
@@ -222,6 +223,17 @@ impl GuestRam {
         // SAFETY: `pointer` has checked the place.
         unsafe { access::store_16(self.pointer::<u128>(offset), value) };
         self.wrote(offset, 16)
+    }
+
+    /// A [`store`](Self::store) that is known to lie in one page: where it crosses into the next, that page's
+    /// mark goes unnoticed.
+    #[inline(always)]
+    pub fn store_in_page<T: Value>(&self, offset: usize, value: T) -> bool {
+        // SAFETY: `pointer` has checked the place.
+        unsafe { T::store(self.pointer::<T>(offset), value) };
+        // SAFETY: as the place lies inside RAM, so does its page.
+        let marked = unsafe { self.marks.is_marked_unchecked(offset / PAGE_SIZE) };
+        marked && self.marks.written(offset / PAGE_SIZE)
     }
 
     /// Compare-and-exchange under the host's bus lock: the value before, and whether watched code was hit.

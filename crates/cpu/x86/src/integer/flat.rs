@@ -49,7 +49,9 @@ pub(super) fn place<T: Int>(core: &Core, op: &Op) -> Option<usize> {
 /// Stores to where [`place`] said.
 #[inline(always)]
 pub(super) fn store<T: Int>(core: &mut Core, at: usize, value: T) {
-    core.code_changed |= core.connections.ram.store(at, value);
+    if core.connections.ram.store_in_page(at, value) {
+        core.code_written();
+    }
 }
 
 /// Pushes onto the stack of 64-bit code.
