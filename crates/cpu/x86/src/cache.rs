@@ -10,6 +10,7 @@ use std::ops::Range;
 use posada_memory::{GuestRam, PAGE_SIZE};
 
 use crate::decode::{Decoded, LONGEST, decode};
+use crate::integer::fuse;
 use crate::model::Model;
 use crate::op::{Mode, Op};
 
@@ -17,7 +18,7 @@ use crate::op::{Mode, Op};
 const BLOCKS: usize = 1 << 15;
 /// Operations kept, about 12 MiB.
 const OPS: usize = 300_000;
-/// Operations in a block at most, so that interrupts are looked at often enough.
+/// Operations in a block at most, each of one instruction or two, so that interrupts are looked at often enough.
 const BLOCK_OPS: usize = 32;
 
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Block {
     count: u32,
 }
 
+/// In the key of a block that was made as one instruction: no mode's has this bit.
+const SINGLE: u64 = 1 << 63;
 /// No mode has its key.
 const NO_BLOCK: Block = Block { key: 0, version: 0, start: 0, count: 0 };
 
@@ -51,11 +54,16 @@ impl CodeCache {
         (at ^ at >> 13) % BLOCKS
     }
 
+    fn key(at: usize, mode: Mode, single: bool) -> u64 {
+        at as u64 | mode.key() | if single { SINGLE } else { 0 }
+    }
+
     /// The operations of the block whose bytes begin at offset `at` of RAM, if they are known and still good.
+    /// With `single` the block is one instruction.
     #[inline(always)]
-    pub(crate) fn find(&self, at: usize, mode: Mode, ram: &GuestRam) -> Option<Range<usize>> {
+    pub(crate) fn find(&self, at: usize, mode: Mode, single: bool, ram: &GuestRam) -> Option<Range<usize>> {
         let block = &self.blocks[Self::slot(at)];
-        let key = at as u64 | mode.key();
+        let key = Self::key(at, mode, single);
         let good = block.key == key && block.version == ram.code_version(at / PAGE_SIZE);
         good.then(|| block.start as usize..(block.start + block.count) as usize)
     }
@@ -66,6 +74,7 @@ impl CodeCache {
         &mut self,
         at: usize,
         mode: Mode,
+        single: bool,
         ram: &GuestRam,
         model: &Model,
         room: u64,
@@ -78,18 +87,27 @@ impl CodeCache {
         let start = self.ops.len();
         let in_page = PAGE_SIZE - at % PAGE_SIZE;
         let end = at + in_page.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let most = if single { 1 } else { BLOCK_OPS };
         let mut next = at;
-        while next < end && self.ops.len() - start < BLOCK_OPS {
+        let mut count = 0;
+        let mut previous = None;
+        while next < end && self.ops.len() - start < most {
             let mut bytes = [0; LONGEST];
             let len = LONGEST.min(end - next);
             for (n, byte) in bytes[..len].iter_mut().enumerate() {
                 *byte = ram.load(next + n);
             }
-            let Decoded::Op(mut op, last) = decode(&bytes[..len], mode, model) else { break };
+            let Decoded::Op(instruction, mut op, last) = decode(&bytes[..len], mode, model) else { break };
             next += usize::from(op.len);
+            count += 1;
+            if let Some(fused) = previous.as_ref().and_then(|previous| fuse(previous, &instruction, mode)) {
+                self.ops.pop();
+                op = fused;
+            }
             op.next = (next - at) as u16;
-            op.done = (self.ops.len() - start) as u8 + 1;
+            op.done = count;
             self.ops.push(op);
+            previous = Some(instruction);
             if last {
                 break;
             }
@@ -101,7 +119,7 @@ impl CodeCache {
         // A room that the limit cut short would hold only for this code segment: such a block is not kept.
         if end == at + in_page {
             self.blocks[Self::slot(at)] =
-                Block { key: at as u64 | mode.key(), version, start: start as u32, count: range.len() as u32 };
+                Block { key: Self::key(at, mode, single), version, start: start as u32, count: range.len() as u32 };
         }
         Some(range)
     }

@@ -16,8 +16,8 @@ pub(crate) const LONGEST: usize = 15;
 
 /// What decoding found.
 pub(crate) enum Decoded {
-    /// An instruction, and whether its block ends with it.
-    Op(Op, bool),
+    /// An instruction, what carries it out, and whether its block ends with it.
+    Op(Instruction, Op, bool),
     /// The bytes end in the middle of the instruction.
     MoreBytes,
 }
@@ -38,10 +38,11 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
         let too_long = bytes.len() == LONGEST && wants_more(&bytes[1..], mode, model);
         let mut op = Op::new(if too_long { general_protection } else { invalid }, &instruction);
         (op.len, op.next) = (1, 1);
-        return Decoded::Op(op, true);
+        return Decoded::Op(instruction, op, true);
     }
     let op = lower(&instruction, mode, model).unwrap_or_else(|| Op::new(invalid, &instruction));
-    Decoded::Op(op, ends_block(&instruction))
+    let last = ends_block(&instruction);
+    Decoded::Op(instruction, op, last)
 }
 
 /// Whether an instruction does not end with `bytes`. One that is as long as any may be begins with prefixes:

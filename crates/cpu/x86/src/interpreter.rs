@@ -44,9 +44,8 @@ impl Interpreter {
     /// Carries out blocks until something comes between.
     fn blocks(&mut self) -> Step {
         loop {
-            match self.block(false) {
-                Err(Stop::Fault) => return Err(Stop::Fault),
-                _ => {}
+            if self.block(false) == Err(Stop::Fault) {
+                return Err(Stop::Fault);
             }
             if self.core.slow || self.core.connections.attention.is_raised() {
                 return Ok(());
@@ -78,15 +77,18 @@ impl Interpreter {
             },
         };
         let mode = core.mode;
-        let range = match self.cache.find(at, mode, &core.connections.ram) {
+        let range = match self.cache.find(at, mode, single, &core.connections.ram) {
             Some(range) => range,
-            None => match self.cache.fill(at, mode, &core.connections.ram, &core.model, room) {
+            None => match self.cache.fill(at, mode, single, &core.connections.ram, &core.model, room) {
                 Some(range) => range,
                 None => return self.uncached(linear, room),
             },
         };
         let ops = &self.cache.ops[range];
-        let ops = if single { &ops[..1] } else { ops };
+        if !core.long64 && ops.last().is_some_and(|last| u64::from(last.next) > room) {
+            // It was made with a higher limit.
+            return self.uncached(linear, room);
+        }
         core.code_changed = false;
         loop {
             let result = carry_out(core, ops, rip);
@@ -115,7 +117,7 @@ impl Interpreter {
                 bytes[len] = core.load_place(place);
                 len += 1;
             }
-            if let Decoded::Op(op, _) = decode(&bytes[..len], core.mode, &core.model) {
+            if let Decoded::Op(_, op, _) = decode(&bytes[..len], core.mode, &core.model) {
                 core.set_rip(core.rip().wrapping_add(u64::from(op.len)));
                 let result = (op.run)(core, &op);
                 return interrupted(core, &op, result);

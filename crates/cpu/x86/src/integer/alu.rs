@@ -13,7 +13,7 @@ use crate::int::Int;
 use crate::op::{Mode, Op, Run, Step};
 
 /// One of the operations: what becomes of two operands, and of the flags.
-trait Binary {
+pub(super) trait Binary {
     /// Whether the result is written back; `cmp` and `test` only set flags.
     const WRITES: bool = true;
     fn result<T: Int>(a: T, b: T, carry: bool) -> T;
@@ -22,7 +22,7 @@ trait Binary {
 
 macro_rules! binary {
     ($name:ident, $writes:literal, |$a:ident, $b:ident, $carry:ident| $result:expr, $flags:ident) => {
-        struct $name;
+        pub(super) struct $name;
         impl Binary for $name {
             const WRITES: bool = $writes;
             #[inline(always)]
@@ -111,15 +111,15 @@ fn lower_binary<B: Binary>(i: &Instruction, mode: Mode) -> Op {
 }
 
 /// An operation of one operand.
-trait Unary {
+pub(super) trait Unary {
     fn result<T: Int>(a: T) -> T;
     fn flags<T: Int>(core: &mut Core, a: T, result: T);
 }
 
-struct Inc;
-struct Dec;
-struct Neg;
-struct Not;
+pub(super) struct Inc;
+pub(super) struct Dec;
+pub(super) struct Neg;
+pub(super) struct Not;
 
 impl Unary for Inc {
     #[inline(always)]

@@ -36,6 +36,14 @@ fn relative<T: Int>(core: &mut Core, op: &Op) -> Step<u64> {
     target::<T>(core, to)
 }
 
+/// Takes a branch in the middle of a block of 64-bit code.
+#[inline(always)]
+pub(super) fn branch_to(core: &mut Core, to: u64) -> Step {
+    let to = target::<u64>(core, to)?;
+    core.set_rip(to);
+    BRANCH
+}
+
 fn jmp<T: Int>(core: &mut Core, op: &Op) -> Step {
     let to = relative::<T>(core, op)?;
     core.set_rip(to);

@@ -14,6 +14,7 @@ mod exchange;
 mod fence;
 mod flag;
 mod flat;
+mod fuse;
 mod mov;
 mod multiply;
 mod operand;
@@ -27,6 +28,7 @@ use crate::model::Model;
 use crate::op::{Mode, Op};
 
 pub(crate) use flag::hint;
+pub(crate) use fuse::fuse;
 
 /// The operation that carries out `instruction`, if it is a general-purpose one.
 pub(crate) fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
