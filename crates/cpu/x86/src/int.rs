@@ -2,8 +2,9 @@
 
 use posada_memory::Value;
 
-/// How many registers an instruction can name: the general-purpose ones, and two more for address arithmetic.
-pub(crate) const REGISTERS: usize = 32;
+/// Room for every number that names a register: there are the general-purpose ones, and two more for address
+/// arithmetic. With room for all that a byte can hold no number needs to be checked.
+pub(crate) const REGISTERS: usize = 256;
 /// Number of the instruction pointer among the registers; while an instruction runs it holds the next one's.
 pub(crate) const RIP: u8 = 16;
 /// Number of a register that always reads as zero: an absent base or index.
@@ -66,9 +67,9 @@ int!(u8, i8, |r, n| (r[usize::from(n & 0x1f)] >> (n >> 2 & 8)) as u8, |r, n, v| 
     let (slot, shift) = (&mut r[usize::from(n & 0x1f)], n >> 2 & 8);
     *slot = *slot & !(0xff << shift) | u64::from(v) << shift;
 });
-int!(u16, i16, |r, n| r[usize::from(n & 0x1f)] as u16, |r, n, v| {
-    let slot = &mut r[usize::from(n & 0x1f)];
+int!(u16, i16, |r, n| r[usize::from(n)] as u16, |r, n, v| {
+    let slot = &mut r[usize::from(n)];
     *slot = *slot & !0xffff | u64::from(v);
 });
-int!(u32, i32, |r, n| r[usize::from(n & 0x1f)] as u32, |r, n, v| r[usize::from(n & 0x1f)] = u64::from(v));
-int!(u64, i64, |r, n| r[usize::from(n & 0x1f)], |r, n, v| r[usize::from(n & 0x1f)] = v);
+int!(u32, i32, |r, n| r[usize::from(n)] as u32, |r, n, v| r[usize::from(n)] = u64::from(v));
+int!(u64, i64, |r, n| r[usize::from(n)], |r, n, v| r[usize::from(n)] = v);

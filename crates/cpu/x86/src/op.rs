@@ -153,8 +153,8 @@ impl Op {
     /// The memory operand's effective address: an offset into its segment.
     #[inline(always)]
     pub(crate) fn address(&self, core: &Core) -> u64 {
-        let base = core.registers[usize::from(self.base & 0x1f)];
-        let index = core.registers[usize::from(self.index & 0x1f)] << (self.scale & 3);
+        let base = core.registers[usize::from(self.base)];
+        let index = core.registers[usize::from(self.index)].wrapping_shl(u32::from(self.scale));
         let sum = base.wrapping_add(index).wrapping_add(self.disp as i64 as u64);
         sum << (self.address_shift & 63) >> (self.address_shift & 63)
     }

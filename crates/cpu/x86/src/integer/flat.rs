@@ -22,8 +22,8 @@ pub(super) fn is_flat(i: &Instruction, mode: Mode) -> bool {
 /// The linear address of the operand.
 #[inline(always)]
 fn address(core: &Core, op: &Op) -> u64 {
-    let base = core.registers[usize::from(op.base & 0x1f)];
-    let index = core.registers[usize::from(op.index & 0x1f)] << (op.scale & 3);
+    let base = core.registers[usize::from(op.base)];
+    let index = core.registers[usize::from(op.index)].wrapping_shl(u32::from(op.scale));
     base.wrapping_add(index).wrapping_add(op.disp as i64 as u64)
 }
 
