@@ -118,8 +118,12 @@ impl CodeCache {
         }
         // A room that the limit cut short would hold only for this code segment: such a block is not kept.
         if end == at + in_page {
-            self.blocks[Self::slot(at)] =
-                Block { key: Self::key(at, mode, single), version, start: start as u32, count: range.len() as u32 };
+            self.blocks[Self::slot(at)] = Block {
+                key: Self::key(at, mode, single),
+                version,
+                start: start as u32,
+                count: range.len() as u32,
+            };
         }
         Some(range)
     }

@@ -27,6 +27,12 @@ impl Interpreter {
         &self.core
     }
 
+    /// A block, whose fault is not delivered.
+    #[cfg(test)]
+    pub(crate) fn whole_block(&mut self) -> Step {
+        self.block(false)
+    }
+
     /// One instruction, or the delivery of its fault.
     #[cfg(test)]
     pub(crate) fn single_step_delivering(&mut self) {
@@ -233,11 +239,12 @@ fn carry_out(core: &mut Core, ops: &[Op], rip: u64) -> Step {
 /// a fault.
 #[cold]
 fn interrupted(core: &mut Core, op: &Op, result: Step) -> Step {
-    core.instructions += u64::from(op.done);
+    let mut done = u64::from(op.done);
     if result == Err(Stop::Fault) {
         core.set_rip(core.rip().wrapping_sub(u64::from(op.len)));
-        core.instructions -= 1;
+        done -= 1;
     }
+    core.instructions = core.instructions.wrapping_add(done);
     result
 }
 

@@ -150,3 +150,7 @@ pub(crate) fn fuse(first: &Instruction, second: &Instruction, mode: Mode) -> Opt
     }
     Some(op)
 }
+
+#[cfg(test)]
+#[path = "fuse_test.rs"]
+mod tests;
