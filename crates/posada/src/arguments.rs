@@ -94,7 +94,7 @@ pub(crate) struct Run {
     pub verbose: bool,
 
     /// A command to run in the guest instead of a shell
-    #[arg(last = true, value_name = "COMMAND", requires = "image")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "kernel")]
     pub command: Vec<OsString>,
 }
 
