@@ -20,7 +20,7 @@ use super::memory;
 const SAMPLE: Duration = Duration::from_millis(500);
 
 /// How long a guest may say nothing of interest.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Which of a monitor's streams carries its guest's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iced_x86::IcedError;
+#[allow(clippy::wildcard_imports)]
 use iced_x86::code_asm::*;
 use posada_memory::{Gpa, GuestRam};
 use posada_vcpu::x86::State;
@@ -233,8 +234,8 @@ fn interpreter(assemble: Assemble) -> Result<(Interpreter, Arc<Attention>), Box<
     let mut assembler = CodeAssembler::new(64)?;
     assemble(&mut assembler)?;
     ram.write(Gpa(CODE), &assembler.assemble(CODE)?)?;
-    ram.write(Gpa(TABLES), &(TABLES + 0x1000 | 7).to_le_bytes())?;
-    ram.write(Gpa(TABLES + 0x1000), &(TABLES + 0x2000 | 7).to_le_bytes())?;
+    ram.write(Gpa(TABLES), &((TABLES + 0x1000) | 7).to_le_bytes())?;
+    ram.write(Gpa(TABLES + 0x1000), &((TABLES + 0x2000) | 7).to_le_bytes())?;
     for n in 0..512 {
         ram.write(Gpa(TABLES + 0x2000 + n * 8), &(n << 21 | 0x87).to_le_bytes())?;
     }

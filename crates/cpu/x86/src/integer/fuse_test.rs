@@ -11,7 +11,7 @@ fn both_ways(guest: impl Fn() -> Guest) -> [(State, Option<u64>); 2] {
     assert_eq!(stepped.fault, None);
     let whole = guest().run_delivering();
     [stepped, whole].map(|mut outcome| {
-        outcome.state.activity = Default::default();
+        outcome.state.activity = posada_vcpu::x86::Activity::default();
         (outcome.state, outcome.interpreter.instructions())
     })
 }

@@ -216,6 +216,7 @@ fn alignment_is_checked_before_the_page_tables() {
         let plain = guest(address).code(|a| a.mov(eax, dword_ptr(rbx))).run();
         let locked = guest(address).code(|a| a.lock().xadd(dword_ptr(rbx), eax)).run();
         let changed = guest(address).code(|a| a.not(dword_ptr(rbx))).run();
+        #[allow(clippy::large_stack_arrays)]
         for o in [plain, locked, changed] {
             assert_eq!(o.fault(), Some((17, Some(0))));
         }

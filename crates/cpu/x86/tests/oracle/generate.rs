@@ -423,9 +423,7 @@ impl Encoding<'_> {
             K::imm8 => {
                 i.set_op_kind(
                     n,
-                    if n > 0 && i.op_kind(n - 1) == OpKind::Immediate16
-                        || n > 0 && i.op_kind(n - 1) == OpKind::Immediate8
-                    {
+                    if n > 0 && matches!(i.op_kind(n - 1), OpKind::Immediate16 | OpKind::Immediate8) {
                         OpKind::Immediate8_2nd
                     } else {
                         OpKind::Immediate8

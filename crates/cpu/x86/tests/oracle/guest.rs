@@ -37,7 +37,7 @@ const DESCRIPTORS: [u64; 16] = [
     0x00cf_f300_0000_ffff,
     0x00af_fb00_0000_ffff,
     0,
-    (TSS & 0xff_ffff) << 16 | 0x8b00_0000_0067 | 0 << 56,
+    (TSS & 0xff_ffff) << 16 | 0x8b00_0000_0067,
     KERNEL >> 32,
     0,
     0,

@@ -96,7 +96,7 @@ impl Placing<'_> {
             1 => STACK.end() - rng.u64(..16),
             2 => target(rng, 8),
             3..6 => STACK.start + rng.u64(0x100..0xf00),
-            _ => STACK.start + rng.u64(0x100..0xf00) & !15,
+            _ => (STACK.start + rng.u64(0x100..0xf00)) & !15,
         };
     }
 
@@ -131,7 +131,7 @@ impl Placing<'_> {
                     if chance(rng, 90) { STACK.start + rng.u64(0x100..0xf00) } else { target(rng, 8) };
             }
             M::Lar | M::Lsl | M::Verr | M::Verw | M::Mov => {
-                let source = if self.i.op_count() > 1 { 1 } else { 0 };
+                let source = u32::from(self.i.op_count() > 1);
                 let to_segment =
                     self.i.op0_kind() == OpKind::Register && self.i.op0_register().is_segment_register();
                 if (to_segment || self.i.mnemonic() != M::Mov) && self.i.op_kind(source) == OpKind::Register {
