@@ -4,6 +4,7 @@ use object::LittleEndian;
 use object::elf::{EM_386, EM_X86_64, ET_DYN, ET_EXEC, FileHeader32, FileHeader64, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::read::{ReadCache, ReadRef};
+use posada_memory::Gpa;
 
 use crate::placement::Placement;
 use crate::source::Stream;
@@ -108,7 +109,7 @@ impl Elf {
             let what = format!("the ELF segment at file offset {:#x}", segment.offset);
             let at = placement.claim(what, segment.physical_address, segment.memory_size)?;
             placement.copy("an ELF segment", source, segment.offset, segment.file_size, at)?;
-            let rest = posada_memory::Gpa(at.0 + segment.file_size);
+            let rest = Gpa(at.0 + segment.file_size);
             placement.clear("an ELF segment", rest, segment.memory_size - segment.file_size)?;
         }
         Ok(())
@@ -122,7 +123,7 @@ impl Elf {
             |start: u64, segment: &Segment| entry.checked_sub(start).filter(|&at| at < segment.memory_size);
         let by_virtual = self.segments.iter().find_map(|segment| {
             let at = inside(segment.virtual_address, segment)?;
-            segment.executable.then_some(segment.physical_address + at)
+            segment.physical_address.checked_add(at).filter(|_| segment.executable)
         });
         let by_physical =
             self.segments.iter().find_map(|segment| inside(segment.physical_address, segment).map(|_| entry));

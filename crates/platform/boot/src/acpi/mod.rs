@@ -1,6 +1,6 @@
 //! The tables by which a guest learns what machine it is on (ACPI specification 6.5).
 //!
-//! A board describes itself with a [`Machine`]; [`write`] turns that into tables in the firmware area below
+//! A board describes itself with a [`Machine`]; [`write()`] turns that into tables in the firmware area below
 //! 1 MiB, where an operating system looks for them if its boot protocol does not tell (section 5.2.5.1).
 //!
 //! | table | section | says |

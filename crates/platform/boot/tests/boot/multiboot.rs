@@ -39,6 +39,15 @@ fn an_entry_may_be_a_physical_address() {
 }
 
 #[test]
+fn an_entry_beyond_all_addresses_is_corrupt() {
+    let mut image = elf(true, 0);
+    let segment = &mut image.segments[0];
+    (segment.paddr, segment.memory_size) = (u64::MAX - 0x10, 1 << 40);
+    let error = Guest::new(16 * MIB).load(&kernel(image.build())).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+}
+
+#[test]
 fn the_information_structure_leads_to_everything() {
     let guest = Guest::new(16 * MIB);
     let image = kernel(elf(false, 3).build())
