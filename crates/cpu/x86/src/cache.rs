@@ -1,10 +1,15 @@
 //! The code cache: predecoded blocks, found by where their bytes are in RAM.
 //!
 //! A block is a run of instructions within one page, up to the first that surely goes elsewhere; conditional
-//! branches leave it when they are taken. It stays good until
-//! its page is written, which moves the page's version on; nobody has to find the blocks of a page. When the
-//! cache is full everything is dropped and decoding begins anew.
+//! branches leave it when they are taken. It stays good until its page is written, which moves the page's version
+//! on; nobody has to find the blocks of a page. When the cache is full everything is dropped and decoding begins
+//! anew.
+//!
+//! The blocks in use lie in a table with one place for each: found at once, but two that share a place push each
+//! other out. All are in a map besides, so that going back to one costs a look there, and no decoding.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
 use posada_memory::{GuestRam, PAGE_SIZE};
@@ -31,6 +36,14 @@ pub(crate) struct Block {
     count: u32,
 }
 
+impl Block {
+    /// Its operations.
+    #[inline(always)]
+    fn range(&self) -> Range<usize> {
+        self.start as usize..(self.start + self.count) as usize
+    }
+}
+
 /// In the key of a block that was made as one instruction: no mode's has this bit.
 const SINGLE: u64 = 1 << 63;
 /// No mode has its key.
@@ -38,7 +51,30 @@ const NO_BLOCK: Block = Block { key: 0, version: 0, start: 0, count: 0 };
 
 pub(crate) struct CodeCache {
     blocks: Box<[Block; BLOCKS]>,
+    /// All blocks, by their keys.
+    known: HashMap<u64, Block, BuildHasherDefault<KeyHasher>>,
     pub ops: Vec<Op>,
+}
+
+/// Spreads keys, which differ in their low bits above all. A guest that makes its own collide is slow, no more.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ product >> 32;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl CodeCache {
@@ -46,6 +82,7 @@ impl CodeCache {
         let blocks = vec![NO_BLOCK; BLOCKS].into_boxed_slice();
         Self {
             blocks: blocks.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
+            known: HashMap::default(),
             ops: Vec::with_capacity(OPS),
         }
     }
@@ -65,11 +102,11 @@ impl CodeCache {
         let block = &self.blocks[Self::slot(at)];
         let key = Self::key(at, mode, single);
         let good = block.key == key && block.version == ram.code_version(at / PAGE_SIZE);
-        good.then(|| block.start as usize..(block.start + block.count) as usize)
+        good.then(|| block.range())
     }
 
-    /// Decodes a block, at most `room` bytes long (what the code segment's limit leaves). `None`: not even its
-    /// first instruction lies within the page and the limit.
+    /// Brings a block to its place in the table: from the map, or decoded, at most `room` bytes long (what the
+    /// code segment's limit leaves). `None`: not even its first instruction lies within the page and the limit.
     pub(crate) fn fill(
         &mut self,
         at: usize,
@@ -79,8 +116,16 @@ impl CodeCache {
         model: &Model,
         room: u64,
     ) -> Option<Range<usize>> {
+        let key = Self::key(at, mode, single);
+        if let Some(block) = self.known.get(&key)
+            && block.version == ram.code_version(at / PAGE_SIZE)
+        {
+            self.blocks[Self::slot(at)] = *block;
+            return Some(block.range());
+        }
         if self.ops.len() + BLOCK_OPS > OPS {
             self.ops.clear();
+            self.known.clear();
             self.blocks.fill(NO_BLOCK);
         }
         let version = ram.watch_code(at / PAGE_SIZE);
@@ -118,12 +163,9 @@ impl CodeCache {
         }
         // A room that the limit cut short would hold only for this code segment: such a block is not kept.
         if end == at + in_page {
-            self.blocks[Self::slot(at)] = Block {
-                key: Self::key(at, mode, single),
-                version,
-                start: start as u32,
-                count: range.len() as u32,
-            };
+            let block = Block { key, version, start: start as u32, count: range.len() as u32 };
+            self.blocks[Self::slot(at)] = block;
+            self.known.insert(key, block);
         }
         Some(range)
     }
