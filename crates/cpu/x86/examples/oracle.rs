@@ -4,6 +4,7 @@
 //! cargo run --release -p posada-x86 --example oracle -- --seed 7 --count 10000000
 //! cargo run --release -p posada-x86 --example oracle -- --only pcmp     # forms whose name begins so
 //! cargo run --release -p posada-x86 --example oracle -- --first 1234 --count 1
+//! cargo run --release -p posada-x86 --example oracle -- --uncovered     # what the test's cases do not cover
 //! cargo run --release -p posada-x86 --example oracle                    # without end, a new seed each time
 //! ```
 #![allow(unreachable_pub)]
@@ -19,12 +20,19 @@ struct Options {
     first: u64,
     count: u64,
     only: String,
+    uncovered: bool,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { seed: None, first: 0, count: 1_000_000, only: String::new() };
+    let mut options =
+        Options { seed: None, first: 0, count: 1_000_000, only: String::new(), uncovered: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
+        if name == "--uncovered" {
+            // As many as `tests/host_oracle.rs` runs.
+            options = Options { seed: Some(1), count: 100_000, uncovered: true, ..options };
+            continue;
+        }
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
         let number = || value.parse().map_err(|error| format!("{name} {value}: {error}"));
         match name.as_str() {
@@ -72,6 +80,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let generator = Generator::new(seed, only);
         let cases = options.first..options.first + options.count;
         let summary = run::run(&generator, cases, &interpreter())?;
+        if options.uncovered {
+            print!("{}", summary.coverage.uncovered());
+            return Ok(());
+        }
         println!("seed {seed}");
         print(&summary);
         if options.seed.is_some() {

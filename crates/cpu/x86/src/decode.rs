@@ -40,7 +40,7 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
         (op.len, op.next) = (1, 1);
         return Decoded::Op(instruction, op, true);
     }
-    let op = lower(&instruction, mode, model).unwrap_or_else(|| Op::new(invalid, &instruction));
+    let op = lower(&instruction, bytes, mode, model).unwrap_or_else(|| Op::new(invalid, &instruction));
     let last = ends_block(&instruction);
     Decoded::Op(instruction, op, last)
 }
@@ -65,7 +65,7 @@ fn options(model: &Model) -> u32 {
     options
 }
 
-fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
+fn lower(instruction: &Instruction, bytes: &[u8], mode: Mode, model: &Model) -> Option<Op> {
     if let Some(op) = integer::hint(instruction, model) {
         return Some(op);
     }
@@ -74,7 +74,7 @@ fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {
     }
     integer::lower(instruction, mode, model)
         .or_else(|| simd::lower(instruction))
-        .or_else(|| x87::lower(instruction))
+        .or_else(|| x87::lower(instruction, bytes))
         .or_else(|| system::lower(instruction, mode))
 }
 

@@ -146,7 +146,8 @@ fn load_environment_from(core: &mut Core, bytes: &[u8], wide: bool) {
     x.data = u64::from(double(5));
     if descriptors {
         x.instruction_selector = word(4);
-        x.opcode = if wide { (double(4) >> 16) as u16 & 0x7ff } else { x.opcode };
+        // The 16-bit form has no room for it.
+        x.opcode = if wide { (double(4) >> 16) as u16 & 0x7ff } else { 0 };
         x.data_selector = word(6);
     } else {
         x.opcode = word(4) & 0x7ff;

@@ -12,13 +12,15 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::op::{Op, Run, is_memory, register_number};
 
-/// The operation that carries out `instruction`, if it is an x87 one.
-pub(crate) fn lower(instruction: &Instruction) -> Option<Op> {
+/// The operation that carries out `instruction`, whose bytes begin `bytes`, if it is an x87 one. `imm` is what
+/// the last-opcode register will say of it.
+pub(crate) fn lower(instruction: &Instruction, bytes: &[u8]) -> Option<Op> {
     let i = instruction;
     let memory = i.op_count() > 0 && is_memory(i.op0_kind());
     let (run, aux) = if memory { lower_memory(i)? } else { lower_register(i)? };
     let mut op = Op::new(run, i);
     op.aux = aux;
+    op.imm = u64::from(last_opcode(bytes));
     if memory {
         let size = i.memory_size().size() as u8;
         op.src = if is_integer_operand(i.mnemonic()) { size + 16 } else { size };
@@ -36,6 +38,14 @@ pub(crate) fn lower(instruction: &Instruction) -> Option<Op> {
         (op.dst, op.src) = (0, 1);
     }
     Some(op)
+}
+
+/// The low three bits of the escape opcode and the byte behind it (AMD APM volume 1, section 6.2.7).
+fn last_opcode(bytes: &[u8]) -> u16 {
+    // In front there are only prefixes.
+    let escape = bytes.iter().position(|byte| (0xd8..=0xdf).contains(byte));
+    let pair = escape.and_then(|at| bytes.get(at..at + 2));
+    pair.map_or(0, |pair| u16::from(pair[0] & 7) << 8 | u16::from(pair[1]))
 }
 
 fn is_integer_operand(mnemonic: Mnemonic) -> bool {

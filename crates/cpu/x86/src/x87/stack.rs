@@ -36,7 +36,7 @@ impl Core {
     pub(super) fn x87_note(&mut self, op: &Op, data: Option<(u8, u64)>) {
         self.x87.instruction = self.rip().wrapping_sub(u64::from(op.len));
         self.x87.instruction_selector = self.segments[1].selector;
-        // The last opcode is kept only for unmasked exceptions on today's processors; here it stays zero.
+        self.x87.opcode = op.imm as u16;
         if let Some((segment, offset)) = data {
             self.x87.data = offset;
             self.x87.data_selector = self.segments[usize::from(segment)].selector;

@@ -110,8 +110,8 @@ fn undefined_flags(case: &Case, native: &Outcome) -> u64 {
 }
 
 /// Instructions that need not be exact: reciprocals (relative error up to 1.5 * 2^-12) and the x87 unit's
-/// transcendental functions.
-fn is_approximate(mnemonic: Mnemonic) -> Option<u64> {
+/// transcendental functions. How far two results may be apart, in units of their last place.
+pub fn is_approximate(mnemonic: Mnemonic) -> Option<u64> {
     use Mnemonic as M;
     match mnemonic {
         M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss => Some(1 << 13),

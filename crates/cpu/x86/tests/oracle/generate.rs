@@ -7,23 +7,24 @@ use iced_x86::{
 };
 use posada_vcpu::x86::rflags;
 
-use super::operands;
 use super::values::{self, Lanes, chance, pick};
 use super::{CODE, Case, PAGE, Registers, native};
+use super::{compare, operands};
 
 /// What a CPU model of level `x86-64-v2` announces, as the decoder groups instructions.
 pub const ANNOUNCED: &[CpuidFeature] = {
     use CpuidFeature as F;
     &[
         F::INTEL8086,
-        F::INTEL8086_ONLY,
         F::INTEL186,
         F::INTEL286,
         F::INTEL386,
         F::INTEL486,
         F::X64,
         F::AES,
+        F::CLFLUSHOPT,
         F::CLFSH,
+        F::CLWB,
         F::CMOV,
         F::CMPXCHG16B,
         F::CPUID,
@@ -35,18 +36,20 @@ pub const ANNOUNCED: &[CpuidFeature] = {
         F::FXSR,
         F::INVPCID,
         F::MMX,
-        F::MONITOR,
         F::MSR,
         F::MULTIBYTENOP,
         F::PAUSE,
         F::PCLMULQDQ,
         F::POPCNT,
         F::PREFETCHW,
+        F::PREFETCHWT1,
+        F::RDPID,
         F::RDPMC,
         F::RDRAND,
+        F::RDSEED,
         F::RDTSCP,
         F::SEP,
-        F::SMM,
+        F::SMAP,
         F::SSE,
         F::SSE2,
         F::SSE3,
@@ -55,7 +58,10 @@ pub const ANNOUNCED: &[CpuidFeature] = {
         F::SSSE3,
         F::SYSCALL,
         F::TSC,
+        F::WBNOINVD,
         F::XSAVE,
+        F::XSAVEC,
+        F::XSAVEOPT,
     ]
 };
 
@@ -72,14 +78,14 @@ pub fn exclusion(code: Code) -> Option<&'static str> {
         M::Syscall | M::Sysenter => "enters the host's kernel",
         M::Sgdt | M::Sidt | M::Sldt | M::Smsw | M::Str => "the host's kernel emulates it (UMIP)",
         M::Cpuid => "tells of the host's processor",
-        M::Rdtsc | M::Rdtscp | M::Rdrand | M::Rdpid => "never the same twice",
+        M::Rdtsc | M::Rdtscp | M::Rdrand | M::Rdseed | M::Rdpid => "never the same twice",
         M::Rdpmc => "the host's kernel decides who may",
         M::Xgetbv => "tells which state the host's kernel has enabled",
-        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 => "stores state that the model does not have",
+        M::Xsave | M::Xsave64 | M::Xsavec | M::Xsavec64 | M::Xsaveopt | M::Xsaveopt64 => {
+            "stores state that the model does not have"
+        }
         M::Xrstor | M::Xrstor64 => "checks state that the model does not have",
-        M::Rsm => "means something in system management mode only",
         M::Int1 => "the host's hypervisor may not step over it",
-        M::Monitor | M::Mwait => "the host's hypervisor decides",
         _ => return None,
     })
 }
@@ -107,6 +113,11 @@ impl Generator {
         Self { seed, forms }
     }
 
+    /// A form with random operands, whether announced or not. `None`: they happened not to fit.
+    pub fn instruction(code: Code, bits: u32, rng: &mut Rng) -> Option<Vec<u8>> {
+        Encoding { bits, at: CODE.start, rng }.encode(code)
+    }
+
     /// Case number `index`. `None`: its operands happened not to fit its form.
     pub fn case(&self, index: u64) -> Option<Case> {
         let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index);
@@ -114,13 +125,18 @@ impl Generator {
         let (bits, forms) = if wide { (64, &self.forms[0]) } else { (32, &self.forms[1]) };
         let code = *forms
             .get((index / 3 * if wide { 2 } else { 1 } + index % 3 / 2) as usize % forms.len().max(1))?;
-        self.case_of(code, bits, &mut rng)
+        Self::case_of(code, bits, &mut rng)
     }
 
-    fn case_of(&self, code: Code, bits: u32, rng: &mut Rng) -> Option<Case> {
+    fn case_of(code: Code, bits: u32, rng: &mut Rng) -> Option<Case> {
         let mut prelude = Vec::new();
         if chance(rng, 25) {
             prelude = flag_setters(rng, bits);
+        }
+        let exact = compare::is_approximate(code.mnemonic()).is_none();
+        let x87 = code.cpuid_features().contains(&CpuidFeature::FPU) && exact && chance(rng, 25);
+        if x87 {
+            prelude = X87_PRELUDE[usize::from(bits == 64)].to_vec();
         }
         let start = place(rng);
         let at = start + prelude.len() as u64;
@@ -145,11 +161,21 @@ impl Generator {
         }
         let mut code = prelude;
         code.extend(bytes);
+        if x87 {
+            code.extend(X87_EPILOGUE[usize::from(bits == 64)]);
+        }
         // What the second page cannot hold is not there natively either.
         code.truncate((CODE.end() - start) as usize);
         Some(Case { bits, code, instruction, before, memory })
     }
 }
+
+/// `fcom dword [CONSTANTS]`, for 32-bit and 64-bit code: gives the x87 unit's pointers a value.
+const X87_PRELUDE: [&[u8]; 2] =
+    [&[0xd8, 0x15, 0x10, 0x20, 0x00, 0x20], &[0xd8, 0x14, 0x25, 0x10, 0x20, 0x00, 0x20]];
+/// `fnstenv [STACK]`, likewise: shows the pointers, and the whole tag word.
+const X87_EPILOGUE: [&[u8]; 2] =
+    [&[0xd9, 0x35, 0x20, 0x00, 0x00, 0x30], &[0xd9, 0x34, 0x25, 0x20, 0x00, 0x00, 0x30]];
 
 /// The options with which the interpreter decodes for this model.
 pub fn decode(bits: u32, at: u64, bytes: &[u8]) -> Instruction {
@@ -317,9 +343,9 @@ impl Encoding<'_> {
     }
 
     fn gpr(&mut self, size: u32) -> Register {
+        use Register as R;
         let rng = &mut *self.rng;
         let number = rng.usize(..if self.bits == 64 { 16 } else { 8 });
-        use Register as R;
         match size {
             8 if self.bits == 64 => {
                 let low = [
@@ -354,7 +380,8 @@ impl Encoding<'_> {
     }
 
     fn vector(&mut self, first: Register) -> Register {
-        let count = if first == Register::XMM0 && self.bits == 64 { 16 } else { 8 };
+        let wide = first.is_vector_register() && self.bits == 64;
+        let count = if wide { 16 } else { 8 };
         first + self.rng.u32(..count)
     }
 
@@ -371,21 +398,54 @@ impl Encoding<'_> {
             Some(())
         };
         match kind {
-            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem
+            K::r8_or_mem
+            | K::r16_or_mem
+            | K::r32_or_mem
+            | K::r64_or_mem
+            | K::mm_or_mem
+            | K::xmm_or_mem
+            | K::ymm_or_mem
+            | K::zmm_or_mem
+            | K::k_or_mem
                 if is_memory =>
             {
                 return self.memory(i, n);
             }
             K::mem | K::mem_mib => return self.memory(i, n),
+            K::mem_vsib32x | K::mem_vsib64x => {
+                self.vector_memory(i, n, Register::XMM0);
+                return Some(());
+            }
+            K::mem_vsib32y | K::mem_vsib64y => {
+                self.vector_memory(i, n, Register::YMM0);
+                return Some(());
+            }
+            K::mem_vsib32z | K::mem_vsib64z => {
+                self.vector_memory(i, n, Register::ZMM0);
+                return Some(());
+            }
             _ => {}
         }
         let register = match kind {
             K::r8_or_mem | K::r8_reg | K::r8_opcode => self.gpr(8),
             K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => self.gpr(16),
-            K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode => self.gpr(32),
-            K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode => self.gpr(64),
+            K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => {
+                self.gpr(32)
+            }
+            K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => {
+                self.gpr(64)
+            }
             K::mm_or_mem | K::mm_reg | K::mm_rm => self.vector(Register::MM0),
-            K::xmm_or_mem | K::xmm_reg | K::xmm_rm => self.vector(Register::XMM0),
+            K::xmm_or_mem | K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 | K::xmm_is5 => {
+                self.vector(Register::XMM0)
+            }
+            K::ymm_or_mem | K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 | K::ymm_is5 => {
+                self.vector(Register::YMM0)
+            }
+            K::zmm_or_mem | K::zmm_reg | K::zmm_rm | K::zmm_vvvv => self.vector(Register::ZMM0),
+            K::xmmp3_vvvv => Register::XMM4,
+            K::zmmp3_vvvv => Register::ZMM4,
+            K::k_or_mem | K::k_reg | K::k_rm | K::k_vvvv | K::kp1_reg => Register::K2,
             K::sti_opcode => self.vector(Register::ST0),
             K::seg_reg => Register::ES + self.rng.u32(..6),
             K::cr_reg => pick(self.rng, &[Register::CR0, Register::CR2, Register::CR3, Register::CR4]),
@@ -535,6 +595,15 @@ impl Encoding<'_> {
                 i.set_near_branch64(target);
             }
         }
+    }
+
+    /// A memory operand whose index is a vector.
+    fn vector_memory(&mut self, i: &mut Instruction, n: u32, first: Register) {
+        i.set_op_kind(n, OpKind::Memory);
+        let base = self.gpr(self.bits);
+        i.set_memory_base(base);
+        let index = self.vector(first);
+        i.set_memory_index(index);
     }
 
     /// A memory operand of any form. Where it leads is settled by the registers' values, except where there are

@@ -91,6 +91,8 @@ impl Guest {
     }
 
     fn prepare(&self) {
+        // Present, writable, user.
+        const TABLE: u64 = 7;
         for (n, descriptor) in DESCRIPTORS.into_iter().enumerate() {
             self.put(GDT + n as u64 * 8, descriptor);
         }
@@ -109,8 +111,6 @@ impl Guest {
             self.put(IDT + vector * 16, gate);
             self.put(IDT + vector * 16 + 8, offset >> 32);
         }
-        // Present, writable, user.
-        const TABLE: u64 = 7;
         let [top, upper, directory, kernel_upper, kernel_directory] =
             [0, 1, 2, 3, 4].map(|n| TABLES + n * PAGE);
         self.put(top, upper | TABLE);

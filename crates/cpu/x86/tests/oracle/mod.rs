@@ -8,9 +8,8 @@
 //! instruction's own fault otherwise. [`compare`] looks for any difference. [`generate`] makes cases from
 //! `iced-x86`'s tables, the same ones for the same seed on every machine.
 
-// The test and the endless run each use a part of this.
+// The test and the example each use a part of it.
 #![allow(dead_code)]
-#![allow(clippy::items_after_statements, clippy::large_types_passed_by_value, clippy::unused_self)]
 
 pub mod compare;
 pub mod coverage;

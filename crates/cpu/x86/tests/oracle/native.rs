@@ -191,7 +191,7 @@ impl Native {
         let before = &case.before;
         // The x87 and SSE registers have the 64-bit layout only while the code segment is a 64-bit one.
         ptrace::setregs(self.pid, self.registers)?;
-        ptrace::setregset::<NT_PRFPREG>(self.pid, to_floating(before, self.floating))?;
+        ptrace::setregset::<NT_PRFPREG>(self.pid, to_floating(before, &self.floating))?;
         ptrace::setregs(self.pid, to_registers(before))?;
         let signal = self.resume()?;
         let registers = ptrace::getregs(self.pid)?;
@@ -274,10 +274,10 @@ fn to_registers(r: &Registers) -> user_regs_struct {
 }
 
 /// The layout of `fxsave` (AMD APM volume 1, section 11.4.4), but tags and registers as [`X87`] has them.
-fn to_floating(r: &Registers, base: user_fpregs_struct) -> user_fpregs_struct {
-    let mut f = base;
-    (f.cwd, f.swd, f.ftw, f.fop) = (r.x87.control, r.x87.status, u16::from(r.x87.occupied), 0);
-    (f.rip, f.rdp, f.mxcsr) = (0, 0, r.mxcsr);
+fn to_floating(r: &Registers, base: &user_fpregs_struct) -> user_fpregs_struct {
+    let mut f = *base;
+    (f.cwd, f.swd, f.ftw) = (r.x87.control, r.x87.status, u16::from(r.x87.occupied));
+    (f.fop, f.rip, f.rdp, f.mxcsr) = (0, 0, 0, r.mxcsr);
     let top = usize::from(r.x87.status >> 11 & 7);
     for n in 0..8 {
         let register = r.x87.registers[(top + n) % 8];
@@ -294,6 +294,7 @@ fn to_floating(r: &Registers, base: user_fpregs_struct) -> user_fpregs_struct {
 }
 
 fn from_registers(r: &user_regs_struct, f: &user_fpregs_struct) -> Registers {
+    // The pointers are not there: AMD's processors save them only while an exception waits.
     let mut x87 = X87 { control: f.cwd, status: f.swd, occupied: f.ftw as u8, ..X87::default() };
     let top = usize::from(f.swd >> 11 & 7);
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;

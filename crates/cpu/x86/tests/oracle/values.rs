@@ -52,7 +52,7 @@ pub fn float32(rng: &mut Rng) -> u32 {
         5 => 0x7fc0_0000 | rng.u32(..0x40_0000),
         6 => 0x7f80_0001 | rng.u32(..0x40_0000),
         7 => (rng.i32(-1000..1000) as f32 / 2.0).to_bits() & 0x7fff_ffff,
-        8 => ((pick(rng, &[31u32, 32, 62, 63, 64, 15, 16]) + 127) << 23) | pick(rng, &[0, 1, 0x7f_ffff]),
+        8 => (pick(rng, &[31u32, 32, 62, 63, 64, 15, 16]) + 127) << 23 | pick(rng, &[0, 1, 0x7f_ffff]),
         9 => rng.u32(100..160) << 23 | rng.u32(..0x80_0000),
         _ => rng.u32(..) & 0x7fff_ffff,
     }
@@ -74,7 +74,7 @@ pub fn float64(rng: &mut Rng) -> u64 {
         5 => 0x7ff8_0000_0000_0000 | fraction,
         6 => 0x7ff0_0000_0000_0001 | fraction >> 1,
         7 => (f64::from(rng.i32(-100_000..100_000)) / 2.0).to_bits() & (u64::MAX >> 1),
-        8 => ((pick(rng, &[31u64, 32, 62, 63, 64, 15, 16]) + 1023) << 52) | pick(rng, &[0, 1, (1 << 52) - 1]),
+        8 => (pick(rng, &[31u64, 32, 62, 63, 64, 15, 16]) + 1023) << 52 | pick(rng, &[0, 1, (1 << 52) - 1]),
         // Around what single precision can hold.
         9 => pick(rng, &[127u64, 128, 129]).wrapping_add(1022) << 52 | fraction,
         10 => (1023 - pick(rng, &[125u64, 126, 127, 149, 150])) << 52 | fraction,
