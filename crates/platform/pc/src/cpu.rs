@@ -10,6 +10,7 @@ use posada_devices::i8042::{self, COMMAND_PORT, DATA_PORT, SYSTEM_CONTROL_A};
 use posada_devices::lapic::{Action, GeneralProtection, Lapic};
 use posada_devices::pic::Pic;
 use posada_devices::{ioapic, pci};
+use posada_memory::{Gpa, GuestRam};
 use posada_vcpu::{Bus, Event, Interrupts, MsrError};
 
 use crate::apics::LocalApic;
@@ -27,6 +28,7 @@ const PCI_LAST: u16 = pci::CONFIG_DATA + 3;
 #[derive(Clone, Debug)]
 pub(crate) struct Cpu {
     board: Arc<Board>,
+    ram: GuestRam,
     index: usize,
 }
 
@@ -42,8 +44,8 @@ fn fill(data: &mut [u8], value: u64) {
 }
 
 impl Cpu {
-    pub(crate) fn new(board: Arc<Board>, index: u32) -> Self {
-        Self { board, index: index as usize }
+    pub(crate) fn new(board: Arc<Board>, ram: GuestRam, index: u32) -> Self {
+        Self { board, ram, index: index as usize }
     }
 
     fn apic(&self) -> &LocalApic {
@@ -184,6 +186,11 @@ impl Cpu {
                 u64::from(value) >> (8 * (offset & 3))
             }
             ECAM..ECAM_END => self.read_ecam(address - ECAM, size),
+            RESET_AREA..FOUR_GIB => {
+                let shadow = Gpa(SHADOW + (address - RESET_AREA));
+                // There is RAM from here up to at least 4 MiB.
+                return self.ram.read(shadow, data).unwrap_or_else(|_| data.fill(0xff));
+            }
             _ => self.board.pci().read_memory(address, size).unwrap_or(u64::MAX),
         };
         fill(data, value);
@@ -228,6 +235,10 @@ impl Cpu {
 
 const IOAPIC_END: u64 = ioapic::DEFAULT_BASE + ioapic::MMIO_LEN;
 const ECAM_END: u64 = ECAM + ECAM_LEN;
+/// The 64 KiB in which processors begin after a reset show what lies below 1 MiB.
+const RESET_AREA: u64 = 0xffff_0000;
+const SHADOW: u64 = 0xf_0000;
+const FOUR_GIB: u64 = 1 << 32;
 
 /// Ports that belong to no device of the board's own, so that a PCI function may claim them.
 fn is_unclaimed(port: u16) -> bool {

@@ -79,6 +79,9 @@ impl Handle {
     pub fn states(&self) -> Option<Vec<State>> {
         // A processor that has just stopped will not answer any more.
         const PATIENCE: Duration = Duration::from_secs(2);
+        if !self.board.running.load(Ordering::Acquire) {
+            return None;
+        }
         let answers: Vec<_> = self
             .inquiries
             .iter()
@@ -90,9 +93,6 @@ impl Handle {
                 answer
             })
             .collect();
-        if !self.board.running.load(Ordering::Acquire) {
-            return None;
-        }
         answers.into_iter().map(|answer| answer.recv_timeout(PATIENCE).ok()).collect()
     }
 }

@@ -28,6 +28,7 @@
 //! | 0xe000_0000 | 0xf000_0000 | PCI configuration space, 256 buses |
 //! | 0xfec0_0000 | 0xfec0_1000 | I/O APIC |
 //! | 0xfee0_0000 | 0xfee0_1000 | local APIC, of each processor its own |
+//! | 0xffff_0000 | 0x1_0000_0000 | the 64 KiB below 1 MiB again, where processors begin after a reset |
 //! | 0x1_0000_0000 | | the rest of RAM |
 //! | the next multiple of 1 GiB | 64 GiB on | PCI devices with 64-bit addresses |
 //!

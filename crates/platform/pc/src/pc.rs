@@ -197,7 +197,7 @@ impl PcBuilder {
         let ram = GuestRam::new(&layout.ram())?;
         let board = Board::new(&layout, self.cpus, self.outputs, self.debug_exit);
         let vcpus = (0..self.cpus).map(|index| {
-            let cpu = Arc::new(Cpu::new(Arc::clone(&board), index));
+            let cpu = Arc::new(Cpu::new(Arc::clone(&board), ram.clone(), index));
             let connections = Connections {
                 index,
                 count: self.cpus,

@@ -78,6 +78,18 @@ fn every_way_to_reset_starts_the_kernel_again() {
     }
 }
 
+#[test]
+fn a_boot_processor_that_is_initialized_finds_the_reset_vector() {
+    let builder = machine(|a| {
+        // INIT to local APIC 0.
+        a.store(0xfee0_00f0, 0x1ff)?;
+        a.store(0xfee0_0310, 0)?;
+        a.store(0xfee0_0300, 1 << 14 | 5 << 8)?;
+        a.forever()
+    });
+    assert_eq!(run(builder.on_reset(OnReset::Exit)), Outcome::Reset);
+}
+
 fn triple_fault(a: &mut Guest) -> Result<(), IcedError> {
     a.mov(ebx, 0x1234_5678)?;
     // No handler for the fault, nor for the fault that this is.
