@@ -54,6 +54,8 @@ pub(crate) struct Measurement {
     pub(crate) start_to_shell: Duration,
     /// From the kernel's first line to the shell.
     pub(crate) kernel_to_shell: Duration,
+    /// The same, in time of the host's processors.
+    pub(crate) kernel_to_shell_cpu: Duration,
     pub(crate) workloads: BTreeMap<String, Work>,
     /// The most memory that it had for itself, in bytes.
     pub(crate) memory: u64,
@@ -203,8 +205,8 @@ fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
 #[derive(Debug)]
 struct Timeline {
     start: Instant,
-    kernel: Option<Instant>,
-    shell: Option<Instant>,
+    kernel: Option<(Instant, Duration)>,
+    shell: Option<(Instant, Duration)>,
     running: Option<(String, Instant, Duration)>,
     workloads: BTreeMap<String, Work>,
 }
@@ -218,8 +220,8 @@ impl Timeline {
     fn add(&mut self, when: Instant, cpu: Duration, event: Event) {
         match event {
             // Linux says its first line again when a console takes over from an earlier one.
-            Event::Kernel => self.kernel = self.kernel.or(Some(when)),
-            Event::Shell => self.shell = Some(when),
+            Event::Kernel => self.kernel = self.kernel.or(Some((when, cpu))),
+            Event::Shell => self.shell = Some((when, cpu)),
             Event::Begin(workload) => self.running = Some((workload, when, cpu)),
             Event::End { workload, result } => {
                 if let Some((name, began, cpu_before)) = self.running.take()
@@ -234,14 +236,15 @@ impl Timeline {
     }
 
     fn finish(self, memory: u64) -> anyhow::Result<Measurement> {
-        let kernel = self.kernel.context("the kernel's first line was not seen")?;
-        let shell = self.shell.context("the shell was not seen to start")?;
+        let (kernel, kernel_cpu) = self.kernel.context("the kernel's first line was not seen")?;
+        let (shell, shell_cpu) = self.shell.context("the shell was not seen to start")?;
         if let Some((name, work)) = self.workloads.iter().find(|(_, work)| work.result.is_empty()) {
             bail!("the workload {name} failed after {:.1?}: it printed nothing", work.wall);
         }
         Ok(Measurement {
             start_to_shell: shell - self.start,
             kernel_to_shell: shell - kernel,
+            kernel_to_shell_cpu: shell_cpu.saturating_sub(kernel_cpu),
             workloads: self.workloads,
             memory,
         })

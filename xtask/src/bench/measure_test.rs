@@ -19,8 +19,9 @@ fn end(result: &str) -> Event {
 
 #[test]
 fn a_boot_is_measured_from_start_and_from_the_kernels_first_line() {
-    let measured = timeline(&[(2, 0, Event::Kernel), (3, 0, Event::Kernel), (9, 0, Event::Shell)]).unwrap();
+    let measured = timeline(&[(2, 1, Event::Kernel), (3, 1, Event::Kernel), (9, 5, Event::Shell)]).unwrap();
     assert_eq!((measured.start_to_shell, measured.kernel_to_shell), (seconds(9), seconds(7)));
+    assert_eq!(measured.kernel_to_shell_cpu, seconds(4));
 }
 
 #[test]

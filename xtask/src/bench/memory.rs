@@ -8,6 +8,9 @@ use anyhow::Context;
 /// ROM images and caches may be in the same one.
 const SLACK: u64 = 64 << 20;
 
+/// How much smaller: a PC has no RAM where its display's memory is.
+const HOLES: u64 = 1 << 20;
+
 /// One mapping of /proc/PID/smaps (proc(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Mapping {
@@ -29,10 +32,12 @@ pub(crate) fn own(pid: u32, ram: u64) -> anyhow::Result<u64> {
 
 /// None if there is no guest RAM yet.
 fn own_of(mappings: &[Mapping], ram: u64) -> Option<u64> {
-    let like_ram = |mapping: &&Mapping| mapping.data && (ram..=ram + SLACK).contains(&mapping.bytes);
+    let like_ram = |mapping: &&Mapping| {
+        mapping.data && (ram.saturating_sub(HOLES)..=ram + SLACK).contains(&mapping.bytes)
+    };
     let guest = mappings.iter().filter(like_ram).max_by_key(|mapping| mapping.resident)?;
     let all: u64 = mappings.iter().map(|mapping| mapping.resident).sum();
-    let beside = (guest.bytes - ram).min(guest.resident);
+    let beside = guest.bytes.saturating_sub(ram).min(guest.resident);
     Some(all - guest.resident + beside)
 }
 

@@ -31,6 +31,11 @@ fn what_shares_a_mapping_with_guest_ram_counts_in_full() {
 }
 
 #[test]
+fn guest_ram_may_lack_the_hole_of_a_pc() {
+    assert_eq!(own_of(&parse(SMAPS), (512 << 20) + (128 << 10)), Some((512 + 20480 + 100) << 10));
+}
+
+#[test]
 fn a_code_cache_of_the_size_of_guest_ram_is_not_taken_for_it() {
     assert_eq!(own_of(&parse(SMAPS), 1 << 30), None);
 }

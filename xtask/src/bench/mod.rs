@@ -81,26 +81,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if let Err(error) = packages::ensure(PACKAGES) {
         eprintln!("xtask: {error:#}");
     }
-    let workloads: Vec<_> = WORKLOADS
-        .iter()
-        .filter(|workload| {
-            options.workload.is_empty() || options.workload.iter().any(|name| name == workload.name)
-        })
-        .collect();
-    ensure!(
-        !workloads.is_empty(),
-        "there is no such workload; there are {}",
-        names(WORKLOADS.iter().map(|w| w.name))
-    );
-    let mut monitors = monitor::all();
-    let known = names(monitors.iter().map(|monitor| monitor.key()));
-    if let Some(unknown) = options.only.iter().find(|name| monitors.iter().all(|m| m.key() != name.as_str()))
-    {
-        bail!("there is no monitor {unknown}; there are {known}");
-    }
-    monitors
-        .retain(|monitor| options.only.is_empty() || options.only.iter().any(|name| name == monitor.key()));
-
+    let workloads =
+        choose("workload", WORKLOADS.iter().collect(), &options.workload, |workload| workload.name)?;
+    let mut monitors = choose("monitor", monitor::all(), &options.only, |monitor| monitor.key())?;
     let rounds = if options.quick { 1 } else { options.rounds };
     let folder = tempfile::Builder::new().prefix("posada-bench").tempdir()?;
     let mut progress = Progress::new(monitors.len(), rounds, workloads.len());
@@ -111,36 +94,54 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let version = monitor.prepare(&guest);
         report.peers.push(Peer::new(monitor.name(), version));
     }
-
     progress.say("counting instructions".to_owned());
     match count::count(&guest, &mut |event| progress.at("counting instructions", event)) {
         Ok(counts) => report.counts = Some(counts),
-        Err(error) => report.complaints.push(format!("instructions were not counted: {error:#}")),
+        Err(error) => report.problems.push(format!("instructions were not counted: {error:#}")),
     }
     for round in 1..=rounds {
         for (monitor, peer) in monitors.iter().zip(&mut report.peers) {
-            if peer.failed() {
-                continue;
+            // What failed once would fail again, and may take its time.
+            if !peer.failed() {
+                let doing = format!("round {round} of {rounds}: {}", monitor.name());
+                progress.say(doing.clone());
+                let run = monitor
+                    .launch(&guest)
+                    .and_then(|launch| measure::measure(launch, &mut |event| progress.at(&doing, event)));
+                peer.add(run);
             }
-            let doing = format!("round {round} of {rounds}: {}", monitor.name());
-            progress.say(doing.clone());
-            let run = monitor
-                .launch(&guest)
-                .and_then(|launch| measure::measure(launch, &mut |event| progress.at(&doing, event)));
-            peer.add(run);
         }
     }
     progress.end();
-    report.compare_results();
-
-    println!("{}", report.markdown());
-    for complaint in report.all_complaints() {
-        eprintln!("{complaint}\n");
-    }
+    let same = report.compare_results();
+    show(&report);
     if options.save {
         save(&report)?;
     }
+    ensure!(same, "the monitors do not agree on what the guest computes");
     Ok(())
+}
+
+/// Those of all things whose names are wanted; all, if none is named.
+fn choose<T>(
+    kind: &str,
+    all: Vec<T>,
+    wanted: &[String],
+    name: impl Fn(&T) -> &'static str,
+) -> anyhow::Result<Vec<T>> {
+    let names: Vec<_> = all.iter().map(&name).collect();
+    if let Some(unknown) = wanted.iter().find(|wanted| !names.contains(&wanted.as_str())) {
+        bail!("there is no {kind} {unknown}; there are {}", names.join(", "));
+    }
+    let is_wanted = |thing: &T| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name(thing));
+    Ok(all.into_iter().filter(is_wanted).collect())
+}
+
+fn show(report: &Report<'_>) {
+    println!("{}", report.markdown());
+    for complaint in report.complaints() {
+        eprintln!("{complaint}\n");
+    }
 }
 
 /// Replaces this process's work by that of the same program, built for release.
@@ -152,10 +153,6 @@ fn run_for_release() -> anyhow::Result<()> {
         .status()
         .context("starting cargo")?;
     if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
-}
-
-fn names(names: impl Iterator<Item = &'static str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Puts table and plot where the documents have them.
@@ -213,4 +210,20 @@ impl posada_image::Progress for Progress {
     fn advance(&mut self, _: u64) {}
 
     fn done(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_by_name_is_chosen_and_everything_if_nothing_is() {
+        let choose = |wanted: &[&str]| {
+            let wanted: Vec<_> = wanted.iter().copied().map(str::to_owned).collect();
+            choose("letter", vec!["a", "b", "c"], &wanted, |name| name)
+        };
+        assert_eq!(choose(&["c", "a"]).unwrap(), ["a", "c"]);
+        assert_eq!(choose(&[]).unwrap(), ["a", "b", "c"]);
+        assert_eq!(choose(&["d"]).unwrap_err().to_string(), "there is no letter d; there are a, b, c");
+    }
 }

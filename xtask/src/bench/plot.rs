@@ -7,10 +7,8 @@ use super::report::{Report, Spread, Table, figures};
 /// Colours that everybody can tell apart (Okabe and Ito), by monitor.
 const COLOURS: [&str; 5] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"];
 
-/// The bar that Posada's own memory is held against, in MiB.
-const MEMORY_BAR: f64 = 64.0;
-
 const WIDTH: f64 = 860.0;
+const MARGIN: f64 = 20.0;
 /// Where axes begin and end.
 const LEFT: f64 = 210.0;
 const RIGHT: f64 = WIDTH - 70.0;
@@ -74,7 +72,7 @@ pub(crate) fn svg(report: &Report<'_>) -> String {
 
 /// Which colour is whose. Returns where the rest begins.
 fn legend(out: &mut String, names: &[&str]) -> f64 {
-    let mut x = LEFT;
+    let mut x = MARGIN;
     for (name, colour) in names.iter().zip(COLOURS.iter().cycle()) {
         let _ = writeln!(
             out,
@@ -94,15 +92,14 @@ fn panel(out: &mut String, table: &Table, monitors: usize, top: f64) -> f64 {
     if spreads().next().is_none() {
         return top;
     }
-    let is_memory = table.title.contains("memory");
-    let bar = is_memory.then_some(MEMORY_BAR);
-    let axis = Axis::holding(spreads().flat_map(|spread| [spread.least, spread.most]).chain(bar));
+    let axis = Axis::holding(spreads().flat_map(|spread| [spread.least, spread.most]).chain(table.limit));
     let better = if table.more_is_better { "more is better" } else { "less is better" };
+    let limit = table.limit.map(|limit| format!("; dashed: Posada's limit, {limit}")).unwrap_or_default();
     let mut y = top + 24.0;
     let _ = writeln!(
         out,
-        "<text x=\"{LEFT}\" y=\"{y}\" font-size=\"14\"><tspan font-weight=\"bold\">{}</tspan> \
-         <tspan fill=\"#666\">logarithmic; {better}</tspan></text>",
+        "<text x=\"{MARGIN}\" y=\"{y}\" font-size=\"14\"><tspan font-weight=\"bold\">{}</tspan> \
+         <tspan fill=\"#666\">logarithmic; {better}{limit}</tspan></text>",
         escape(table.title)
     );
     y += 12.0;
@@ -130,8 +127,8 @@ fn panel(out: &mut String, table: &Table, monitors: usize, top: f64) -> f64 {
         }
         y += row_height;
     }
-    if let Some(bar) = bar {
-        let x = axis.at(bar);
+    if let Some(limit) = table.limit {
+        let x = axis.at(limit);
         let _ = writeln!(
             out,
             "<path d=\"M{x:.1} {}V{bottom}\" stroke=\"#d00\" stroke-dasharray=\"4 3\"/>",

@@ -29,7 +29,7 @@ fn values_off_the_axis_stay_in_the_picture() {
 fn a_panel_shows_every_number_and_a_dash_for_what_failed() {
     let spread = Spread { least: 40.0, median: 42.0, most: 44.0 };
     let row = Row::of("a < b", vec![Some(spread), None]);
-    let table = Table { title: "Seconds", more_is_better: false, rows: vec![row] };
+    let table = Table { title: "Seconds", more_is_better: false, limit: Some(64.0), rows: vec![row] };
     let mut out = String::new();
     panel(&mut out, &table, 2, 0.0);
     assert!(out.contains(">42.0<") && out.contains(">–<") && out.contains("a &lt; b"), "{out}");
