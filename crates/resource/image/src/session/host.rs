@@ -13,6 +13,9 @@ const MAX_STDIN_WINDOW: u32 = 1 << 20;
 /// How many bytes of output are consumed before the guest is told: enough to be worth a frame.
 const CREDIT_STEP: u32 = wire::OUTPUT_WINDOW / 4;
 
+/// How many bytes of one stream may wait to be consumed: a window, and another from before a reboot.
+const MAX_HELD: u32 = 2 * wire::OUTPUT_WINDOW;
+
 /// While this many bytes wait to be taken, no more standard input is taken in, whatever windows the guest opens.
 const MAX_WAITING: usize = 64 * 1024;
 
@@ -130,6 +133,8 @@ struct Guest {
     stdin_closed: bool,
     /// Bytes that it may still send, by [`Stream`].
     output_windows: [u32; 2],
+    /// Bytes reported that have not been consumed, likewise.
+    held: [u32; 2],
 }
 
 impl Guest {
@@ -176,12 +181,14 @@ impl Guest {
     }
 
     fn count_output(&mut self, stream: Stream, payload: &[u8]) -> Result<(), ProtocolError> {
-        let window = &mut self.output_windows[stream as usize];
+        let (window, held) = (&mut self.output_windows[stream as usize], &mut self.held[stream as usize]);
         let length = payload.len() as u32;
-        match window.checked_sub(length) {
-            Some(left) => *window = left,
-            None => return Err(ProtocolError::Overrun { excess: length - *window }),
+        let allowed = (*window).min(MAX_HELD - *held);
+        if length > allowed {
+            return Err(ProtocolError::Overrun { excess: length - allowed });
         }
+        *window -= length;
+        *held += length;
         Ok(())
     }
 }
@@ -189,8 +196,8 @@ impl Guest {
 /// The host's end of a session.
 ///
 /// It does no input or output of its own: the owner passes it what the guest's port sent ([`receive`](Self::receive)),
-/// and passes on to the port what it has to say ([`take_output`](Self::take_output)). It never holds more than the
-/// protocol's windows, whatever the guest sends.
+/// and passes on to the port what it has to say ([`take_output`](Self::take_output)). It never holds more than two of
+/// the protocol's windows a stream, whatever the guest sends.
 pub struct Host {
     decoder: Decoder,
     /// How much of the magic has been seen; all of it once the guest is ready to talk.
@@ -200,6 +207,8 @@ pub struct Host {
     stdin_ended: bool,
     /// Bytes consumed that the guest has not been told of, by [`Stream`].
     consumed: [u32; 2],
+    /// Of the bytes held, those from before a reboot: the new agent wants to hear nothing of them. By [`Stream`].
+    stale: [u32; 2],
     closed: [bool; 2],
     /// Frames for the guest.
     out: Vec<u8>,
@@ -226,10 +235,12 @@ impl Host {
                 stdin_window: 0,
                 stdin_closed: false,
                 output_windows: [wire::OUTPUT_WINDOW; 2],
+                held: [0; 2],
             },
             failed: None,
             stdin_ended: false,
             consumed: [0; 2],
+            stale: [0; 2],
             closed: [false; 2],
             out: Vec::new(),
             size: None,
@@ -271,8 +282,9 @@ impl Host {
 
     /// The guest has rebooted: a new agent speaks, who knows nothing of what was said before.
     fn begin_again(&mut self) {
-        let ended = self.stdin_ended;
-        *self = Self { size: self.size, closed: self.closed, ..Self::new() };
+        let (ended, held) = (self.stdin_ended, self.guest.held);
+        *self = Self { size: self.size, closed: self.closed, stale: held, ..Self::new() };
+        self.guest.held = held;
         for stream in [Stream::Stdout, Stream::Stderr] {
             if self.closed[stream as usize] {
                 self.send(kind::OUTPUT_CLOSED, &[stream.kind()]);
@@ -340,8 +352,12 @@ impl Host {
 
     /// Says that `count` bytes of a stream have been passed on, so that the guest may send more.
     pub fn consumed(&mut self, stream: Stream, count: usize) {
-        let consumed = &mut self.consumed[stream as usize];
-        *consumed = consumed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        let stream = stream as usize;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.guest.held[stream] = self.guest.held[stream].saturating_sub(count);
+        let stale = count.min(self.stale[stream]);
+        self.stale[stream] -= stale;
+        self.consumed[stream] = self.consumed[stream].saturating_add(count - stale);
     }
 
     /// Says that nobody reads a stream any more: the command gets SIGPIPE when it writes on.

@@ -242,3 +242,31 @@ fn a_guest_that_reboots_opens_again() {
     assert_eq!(receive(&mut host, &rest).unwrap(), ["Ready", "Ended(Exited(5))"]);
     assert_eq!(said(&mut host), [(kind::STDIN_EOF, vec![])], "the new agent is told what the old one was");
 }
+
+#[test]
+fn what_was_held_over_a_reboot_is_no_credit_for_the_new_agent() {
+    let mut host = ready();
+    let window = vec![b'x'; wire::OUTPUT_WINDOW as usize];
+    let output: Vec<u8> =
+        window.chunks(wire::MAX_PAYLOAD).flat_map(|piece| frame(kind::STDOUT, piece)).collect();
+    receive(&mut host, &output).unwrap();
+    receive(&mut host, &hello()).unwrap();
+    receive(&mut host, &output).unwrap();
+    host.consumed(Stream::Stdout, window.len());
+    assert_eq!(said(&mut host), [], "the old agent's bytes");
+    host.consumed(Stream::Stdout, window.len());
+    let credit = wire::write_u8_u32(kind::STDOUT, wire::OUTPUT_WINDOW).to_vec();
+    assert_eq!(said(&mut host), [(kind::OUTPUT_CREDIT, credit)]);
+}
+
+#[test]
+fn a_guest_cannot_make_the_host_hold_more_by_rebooting() {
+    let mut host = ready();
+    let output = frame(kind::STDERR, &[0; wire::MAX_PAYLOAD]);
+    for _ in 0..2 * wire::OUTPUT_WINDOW as usize / wire::MAX_PAYLOAD {
+        receive(&mut host, &output).unwrap();
+        receive(&mut host, &hello()).unwrap();
+    }
+    let excess = wire::MAX_PAYLOAD as u32;
+    assert_eq!(receive(&mut host, &output), Err(ProtocolError::Overrun { excess }));
+}

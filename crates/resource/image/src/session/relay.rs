@@ -55,7 +55,7 @@ struct Shared {
 
 struct State {
     host: Host,
-    /// Output that waits for its writer, at most a window each.
+    /// Output that waits for its writer: at most a window each, or two after a reboot.
     queues: [VecDeque<u8>; 2],
     /// The guest will send no more.
     over: bool,
