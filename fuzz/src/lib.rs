@@ -11,6 +11,8 @@
 
 mod boot_image;
 mod device_registers;
+mod instructions;
+mod session;
 
 /// Any sequence of operations on every device of a PC.
 ///
@@ -26,4 +28,20 @@ pub fn device_registers(data: &[u8]) {
 /// If the loader panics or writes where nothing of a kernel belongs: that is the finding.
 pub fn boot_image(data: &[u8]) {
     boot_image::run(data);
+}
+
+/// Any bytes as code, in any mode of the processor.
+///
+/// # Panics
+/// If the interpreter misbehaves: that is the finding.
+pub fn instructions(data: &[u8]) {
+    instructions::run(data);
+}
+
+/// Any bytes from a session's guest.
+///
+/// # Panics
+/// If the host misbehaves: that is the finding.
+pub fn session(data: &[u8]) {
+    session::run(data);
 }
