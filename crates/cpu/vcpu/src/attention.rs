@@ -44,6 +44,12 @@ impl Attention {
         self.flags.load(Ordering::Relaxed) != 0
     }
 
+    /// The flag itself, which is not zero while [`is_raised`](Self::is_raised): for engines whose code looks at it
+    /// by itself.
+    pub fn flag(&self) -> &AtomicU32 {
+        &self.flags
+    }
+
     /// Takes a kick: whether there was one.
     pub fn take_kick(&self) -> bool {
         self.flags.fetch_and(!KICK, Ordering::AcqRel) & KICK != 0

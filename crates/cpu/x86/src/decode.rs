@@ -4,7 +4,7 @@
 //! answers with the operation that carries it out. What no group knows, or the CPU model does not announce, is
 //! `#UD`.
 
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
 
 use crate::core::Core;
 use crate::model::Model;
@@ -24,11 +24,11 @@ pub(crate) enum Decoded {
 
 /// Decodes the first instruction in `bytes`.
 pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
-    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, options(model));
+    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, model.decoder_options());
     let mut instruction = decoder.decode();
     if instruction.code() == Code::Call_m1632 && mode.code_bits == 64 {
         // As an AMD processor's, the decoder does not tell whether the operand size is 64 bits.
-        instruction = Decoder::with_ip(64, bytes, 0, options(model) & !DecoderOptions::AMD).decode();
+        instruction = Decoder::with_ip(64, bytes, 0, model.decoder_options() & !DecoderOptions::AMD).decode();
     }
     if instruction.is_invalid() {
         // A decoder that ran out of bytes cannot say what the instruction is, unless no more bytes would help.
@@ -49,27 +49,15 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode, model: &Model) -> Decoded {
 /// without the first of them the decoder can tell one too long from one that does not exist.
 #[cold]
 fn wants_more(bytes: &[u8], mode: Mode, model: &Model) -> bool {
-    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, options(model));
+    let mut decoder = Decoder::with_ip(u32::from(mode.code_bits), bytes, 0, model.decoder_options());
     decoder.decode().is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
-}
-
-/// Processors without `lzcnt` take it for `bsr`, and `tzcnt` for `bsf`.
-fn options(model: &Model) -> u32 {
-    let mut options = DecoderOptions::AMD;
-    if !model.announces_code(CpuidFeature::LZCNT) {
-        options |= DecoderOptions::NO_MPFX_0FBD;
-    }
-    if !model.announces_code(CpuidFeature::BMI1) {
-        options |= DecoderOptions::NO_MPFX_0FBC;
-    }
-    options
 }
 
 fn lower(instruction: &Instruction, bytes: &[u8], mode: Mode, model: &Model) -> Option<Op> {
     if let Some(op) = integer::hint(instruction, model) {
         return Some(op);
     }
-    if !instruction.cpuid_features().iter().all(|feature| model.announces_code(*feature)) {
+    if !instruction.cpuid_features().iter().all(|feature| model.announces(*feature)) {
         return None;
     }
     integer::lower(instruction, mode, model)

@@ -12,7 +12,7 @@ use crate::op::{Op, Step, Stop};
 
 /// The reference interpreter: one virtual CPU, carried out instruction by instruction.
 pub struct Interpreter {
-    core: Core,
+    pub(crate) core: Core,
     cache: CodeCache,
 }
 
@@ -61,7 +61,7 @@ impl Interpreter {
 
     /// Carries out one block, as often as it leads to itself, or one instruction where `single`.
     #[inline(always)]
-    fn block(&mut self, single: bool) -> Step {
+    pub(crate) fn block(&mut self, single: bool) -> Step {
         let core = &mut self.core;
         let rip = core.rip();
         let cs = &core.segments[usize::from(segment::CS)];
@@ -136,7 +136,7 @@ impl Interpreter {
     /// Sees to everything that comes between instructions; true when the run is over.
     #[cold]
     #[inline(never)]
-    fn between(&mut self) -> Option<Exit> {
+    pub(crate) fn between(&mut self) -> Option<Exit> {
         let core = &mut self.core;
         if let Some(exit) = core.exit.take() {
             return Some(exit);
@@ -194,7 +194,7 @@ impl Interpreter {
     /// Carries out one instruction, with all that goes with single-stepping, breakpoints and shadows.
     #[cold]
     #[inline(never)]
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let core = &mut self.core;
         let shadows = (core.activity.sti_shadow, core.activity.mov_ss_shadow);
         let stepping = core.system_flags & rflags::TF != 0;

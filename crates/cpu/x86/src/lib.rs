@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod assist;
 mod cache;
 mod core;
 mod cpuid;
@@ -30,5 +31,6 @@ mod system;
 mod testing;
 mod x87;
 
+pub use assist::{Assist, Between, View};
 pub use interpreter::Interpreter;
 pub use model::{Model, ModelError};

@@ -116,6 +116,8 @@ pub(crate) struct Mmu {
     pub smap: bool,
     alignment: bool,
     watch: bool,
+    /// How often translations have been forgotten, all or some.
+    flushes: u64,
     /// The current code page: its tag, and the difference between its offset in RAM and its linear address.
     code_tag: u64,
     code_offset: usize,
@@ -148,6 +150,7 @@ impl Mmu {
             smap: false,
             alignment: false,
             watch: false,
+            flushes: 0,
             code_tag: NEVER,
             code_offset: 0,
         }
@@ -276,6 +279,11 @@ impl Mmu {
         self.entries[Self::slot(view as usize * ENTRIES, linear)] = entry;
     }
 
+    /// A number that moves on with every flush: what was found out before may hold no longer.
+    pub(crate) fn flushes(&self) -> u64 {
+        self.flushes
+    }
+
     /// The view that the current rights name, watched or not.
     pub(crate) fn view(&self) -> View {
         match self.start / ENTRIES {
@@ -289,6 +297,7 @@ impl Mmu {
     /// A load of `cr3`: from now on translations are those of the context `pcid`, 0 where there are none. Those
     /// that it had before are forgotten unless `keep` is set; global pages stay in any case.
     pub(crate) fn switch(&mut self, pcid: u16, keep: bool) {
+        self.flushes += 1;
         self.code_tag = NEVER;
         let known = self.contexts.iter().position(|context| context.pcid == pcid);
         // The context used longest ago makes room.
@@ -332,6 +341,7 @@ impl Mmu {
 
     /// Forgets all translations.
     pub(crate) fn flush_all(&mut self) {
+        self.flushes += 1;
         self.code_tag = NEVER;
         self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
         self.large.bits.fill(0);
@@ -359,6 +369,7 @@ impl Mmu {
     /// Forgets the translation of one page, global or not, in all contexts: `invlpg`. Of a large page the buffer
     /// has many parts, which are not looked for: everything goes.
     pub(crate) fn flush_page(&mut self, linear: u64) {
+        self.flushes += 1;
         if self.large.marked(linear) || self.huge.marked(linear) {
             return self.flush_all();
         }

@@ -4,7 +4,7 @@
 //! instructions need it. CPUID ([`crate::cpuid`]), the decoder and the checks of control registers all ask this
 //! table, so what a guest is told and what it gets cannot differ.
 
-use iced_x86::CpuidFeature;
+use iced_x86::{CpuidFeature, DecoderOptions};
 
 /// A named set of features, after the levels of the x86-64 psABI (System V ABI, AMD64 supplement, section
 /// 3.1.1). Features that only a kernel notices, such as SMEP, are the same in all models.
@@ -249,9 +249,21 @@ impl Model {
     }
 
     /// Whether instructions that need a feature are carried out; otherwise they are `#UD`.
-    pub(crate) fn announces_code(&self, feature: CpuidFeature) -> bool {
+    pub fn announces(&self, feature: CpuidFeature) -> bool {
         let n = feature as usize;
         self.code[n / 64] >> (n % 64) & 1 != 0
+    }
+
+    /// How the decoder is to read instructions: processors without `lzcnt` take it for `bsr`, and `tzcnt` for `bsf`.
+    pub fn decoder_options(&self) -> u32 {
+        let mut options = DecoderOptions::AMD;
+        if !self.announces(CpuidFeature::LZCNT) {
+            options |= DecoderOptions::NO_MPFX_0FBD;
+        }
+        if !self.announces(CpuidFeature::BMI1) {
+            options |= DecoderOptions::NO_MPFX_0FBC;
+        }
+        options
     }
 
     /// The feature bits of one CPUID leaf: `eax`, `ebx`, `ecx`, `edx`.
@@ -311,11 +323,11 @@ mod tests {
     fn instructions_follow_the_announced_bits() {
         use CpuidFeature as C;
         let (v1, v2) = (Model::at("", Level::V1), Model::at("", Level::V2));
-        assert!(v1.announces_code(C::SSE2) && !v1.announces_code(C::SSE3) && v2.announces_code(C::SSE3));
+        assert!(v1.announces(C::SSE2) && !v1.announces(C::SSE3) && v2.announces(C::SSE3));
         for feature in
             [C::AVX, C::AVX2, C::BMI1, C::BMI2, C::LZCNT, C::FMA, C::MOVBE, C::F16C, C::D3NOW, C::VMX]
         {
-            assert!(!v2.announces_code(feature), "{feature:?}");
+            assert!(!v2.announces(feature), "{feature:?}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use posada_vcpu::{Connections, Vcpu};
 use posada_x86::{Interpreter, Model};
+use posada_x86_translate::{DEFAULT_CODE_CACHE, Translator};
 
 use crate::Error;
 
@@ -22,20 +23,23 @@ pub enum Engine {
     /// The interpreter: every instruction is a call.
     #[default]
     Interpret,
+    /// The translator: instructions run on the host's processor, rewritten.
+    Translate,
 }
 
 impl Engine {
     /// The names by which engines are chosen.
-    pub const NAMES: [&'static str; 1] = ["interpret"];
+    pub const NAMES: [&'static str; 2] = ["interpret", "translate"];
 
     pub(crate) fn make(self, connections: Connections, model: Model) -> Result<Box<dyn Vcpu>, Error> {
         let cpu = connections.index;
-        match self {
-            Self::Interpret => match Interpreter::new(connections, model) {
-                Ok(vcpu) => Ok(Box::new(vcpu)),
-                Err(cause) => Err(Error::Engine { cpu, cause }),
-            },
-        }
+        let made: Result<Box<dyn Vcpu>, _> = match self {
+            Self::Interpret => Interpreter::new(connections, model).map(|vcpu| Box::new(vcpu) as _),
+            Self::Translate => {
+                Translator::new(connections, model, DEFAULT_CODE_CACHE).map(|vcpu| Box::new(vcpu) as _)
+            }
+        };
+        made.map_err(|cause| Error::Engine { cpu, cause })
     }
 }
 
@@ -43,6 +47,7 @@ impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Interpret => Self::NAMES[0],
+            Self::Translate => Self::NAMES[1],
         })
     }
 }
@@ -53,6 +58,7 @@ impl FromStr for Engine {
     fn from_str(name: &str) -> Result<Self, Error> {
         match name {
             "interpret" => Ok(Self::Interpret),
+            "translate" => Ok(Self::Translate),
             _ => Err(Error::UnknownEngine { name: name.into() }),
         }
     }

@@ -1,7 +1,7 @@
 //! What the monitor wants to know about writes to a page.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 
@@ -17,6 +17,8 @@ const CODE: u8 = 1;
 #[derive(Clone, Debug)]
 pub struct PageMarks {
     pages: Arc<[Page]>,
+    /// Counts the writes that hit code, of all pages.
+    epoch: Arc<AtomicU64>,
     /// Where the bytes that this view speaks of begin, in bytes from the start of RAM.
     start: usize,
 }
@@ -30,11 +32,11 @@ struct Page {
 impl PageMarks {
     pub(crate) fn new(bytes: usize) -> Self {
         let pages = (0..bytes.div_ceil(PAGE_SIZE)).map(|_| Page::default()).collect();
-        Self { pages, start: 0 }
+        Self { pages, epoch: Arc::default(), start: 0 }
     }
 
     pub(crate) fn starting_at(&self, start: usize) -> Self {
-        Self { pages: Arc::clone(&self.pages), start }
+        Self { start, ..self.clone() }
     }
 
     /// Whether a write to `page` must be reported with [`written`](Self::written).
@@ -60,6 +62,7 @@ impl PageMarks {
         let had_code = page.mark.swap(0, Ordering::AcqRel) & CODE != 0;
         if had_code {
             page.version.fetch_add(1, Ordering::AcqRel);
+            self.epoch.fetch_add(1, Ordering::AcqRel);
         }
         had_code
     }
@@ -68,6 +71,11 @@ impl PageMarks {
         let page = &self.pages[page];
         page.mark.fetch_or(CODE, Ordering::AcqRel);
         page.version.load(Ordering::Acquire)
+    }
+
+    #[inline(always)]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     #[inline(always)]

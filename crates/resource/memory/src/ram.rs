@@ -333,6 +333,25 @@ impl GuestRam {
         self.marks.version(page)
     }
 
+    /// A number that moves on when the code version of any page does.
+    #[inline(always)]
+    pub fn code_epoch(&self) -> u64 {
+        self.marks.epoch()
+    }
+
+    /// Whether a write to `page` would have to be told of: it holds watched code.
+    #[inline(always)]
+    pub fn is_watched(&self, page: usize) -> bool {
+        self.marks.is_marked(page)
+    }
+
+    /// Where the byte at `offset` is in the host's memory, for engines whose code accesses guest memory by itself:
+    /// at most up to the end of its page, and never a store to a [watched](Self::is_watched) page. `None`: outside
+    /// RAM.
+    pub fn host_address(&self, offset: usize) -> Option<usize> {
+        (offset < self.len).then(|| self.base as usize + offset)
+    }
+
     fn span(&self, gpa: Gpa, len: usize) -> Result<usize, Error> {
         let error = Error::OutOfRange { start: gpa, size: len };
         self.ranges

@@ -84,8 +84,8 @@ pub(crate) fn hint(i: &Instruction, model: &Model) -> Option<Op> {
         | Mnemonic::Prefetcht0
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2 => true,
-        Mnemonic::Endbr32 | Mnemonic::Endbr64 => !model.announces_code(CpuidFeature::CET_IBT),
-        Mnemonic::Rdsspd | Mnemonic::Rdsspq => !model.announces_code(CpuidFeature::CET_SS),
+        Mnemonic::Endbr32 | Mnemonic::Endbr64 => !model.announces(CpuidFeature::CET_IBT),
+        Mnemonic::Rdsspd | Mnemonic::Rdsspq => !model.announces(CpuidFeature::CET_SS),
         _ => false,
     };
     does_nothing.then(|| Op::new(nop, i))

@@ -1,0 +1,338 @@
+//! Writes host code: what the translator adds of its own in bytes, the guest's instructions through `iced-x86`.
+//!
+//! All memory of the translator's own is reached through `gs` ([`crate::context`]), or through a scratch register.
+
+use iced_x86::{Encoder, Instruction};
+
+use crate::context::register::{R10, R11};
+
+/// The segment-override prefix for `gs`.
+const GS: u8 = 0x65;
+
+/// Operations of the form `op reg, r/m`, by their opcode.
+#[derive(Clone, Copy)]
+pub(crate) enum Op {
+    Add = 0x03,
+    And = 0x23,
+    Sub = 0x2b,
+    Xor = 0x33,
+    Cmp = 0x3b,
+    Load = 0x8b,
+    Lea = 0x8d,
+}
+
+/// Conditions, as opcodes have them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Condition(pub(crate) u8);
+
+impl Condition {
+    pub(crate) const NE: Self = Self(5);
+    pub(crate) const ABOVE: Self = Self(7);
+}
+
+/// Where a jump's distance is to be filled in.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(crate) struct Hole(usize);
+
+pub(crate) struct Asm {
+    encoder: Encoder,
+    len: usize,
+    /// Distances to fill in when everything is written.
+    fixes: Vec<(usize, i32)>,
+    /// The address that the first byte will have.
+    start: usize,
+}
+
+impl Asm {
+    pub(crate) fn new(start: usize) -> Self {
+        Self { encoder: Encoder::new(64), len: 0, fixes: Vec::new(), start }
+    }
+
+    /// Everything written.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        let mut code = self.encoder.take_buffer();
+        for (at, value) in self.fixes {
+            code[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        code
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of what is written next.
+    pub(crate) fn here(&self) -> usize {
+        self.start + self.len
+    }
+
+    /// Where a hole will be in memory.
+    pub(crate) fn address(&self, hole: Hole) -> usize {
+        self.start + hole.0
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.encoder.write_u8(byte);
+        self.len += 1;
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.byte(*byte);
+        }
+    }
+
+    fn int(&mut self, value: i32) {
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// An instruction as the decoder made it, perhaps with other operands; false if there is no such one.
+    pub(crate) fn instruction(&mut self, instruction: &Instruction) -> bool {
+        // Nothing that is encoded so depends on where it is.
+        match self.encoder.encode(instruction, 0) {
+            Ok(len) => {
+                self.len += len;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn rex(&mut self, wide: bool, reg: u8, index: u8, base: u8) {
+        let rex = u8::from(wide) << 3 | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | base >> 3 & 1;
+        if rex != 0 {
+            self.byte(0x40 | rex);
+        }
+    }
+
+    /// `op reg, gs:[offset]`, 64 bits.
+    pub(crate) fn with_context(&mut self, op: Op, reg: u8, offset: i32) {
+        self.byte(GS);
+        self.rex(true, reg, 0, 0);
+        self.bytes(&[op as u8, (reg & 7) << 3 | 4, 0x25]);
+        self.int(offset);
+    }
+
+    /// `mov gs:[offset], reg`, 64 bits.
+    pub(crate) fn store_context(&mut self, offset: i32, reg: u8) {
+        self.byte(GS);
+        self.rex(true, reg, 0, 0);
+        self.bytes(&[0x89, (reg & 7) << 3 | 4, 0x25]);
+        self.int(offset);
+    }
+
+    /// `op reg, gs:[index + offset]`, 64 bits; `index` is `r11` or another register that needs no SIB byte.
+    pub(crate) fn with_table(&mut self, op: Op, reg: u8, index: u8, offset: i32) {
+        self.byte(GS);
+        self.rex(true, reg, 0, index);
+        self.bytes(&[op as u8, 0x80 | (reg & 7) << 3 | index & 7]);
+        self.int(offset);
+    }
+
+    /// `op reg, [base + displacement]`, 64 bits; `base` is neither `rsp` nor `r12`.
+    pub(crate) fn with_memory(&mut self, op: Op, reg: u8, base: u8, displacement: i32) {
+        self.rex(true, reg, 0, base);
+        self.byte(op as u8);
+        self.memory(reg, base, displacement);
+    }
+
+    /// `mov [base + displacement], reg`, 64 bits; `base` as for [`with_memory`](Self::with_memory).
+    pub(crate) fn store(&mut self, base: u8, displacement: i32, reg: u8) {
+        self.rex(true, reg, 0, base);
+        self.byte(0x89);
+        self.memory(reg, base, displacement);
+    }
+
+    fn memory(&mut self, reg: u8, base: u8, displacement: i32) {
+        match i8::try_from(displacement) {
+            Ok(0) if base & 7 != 5 => self.byte((reg & 7) << 3 | base & 7),
+            Ok(short) => self.bytes(&[0x40 | (reg & 7) << 3 | base & 7, short as u8]),
+            Err(_) => {
+                self.byte(0x80 | (reg & 7) << 3 | base & 7);
+                self.int(displacement);
+            }
+        }
+    }
+
+    /// `op reg, source`, 32 or 64 bits.
+    pub(crate) fn with_register(&mut self, op: Op, wide: bool, reg: u8, source: u8) {
+        self.rex(wide, reg, 0, source);
+        self.bytes(&[op as u8, 0xc0 | (reg & 7) << 3 | source & 7]);
+    }
+
+    /// `mov reg, source`, 64 bits.
+    pub(crate) fn mov(&mut self, reg: u8, source: u8) {
+        self.with_register(Op::Load, true, reg, source);
+    }
+
+    /// `op reg, value`, 32 or 64 bits, the value sign-extended. Of [`Op`] only the arithmetic ones.
+    pub(crate) fn with_value(&mut self, op: Op, wide: bool, reg: u8, value: i32) {
+        self.rex(wide, 0, 0, reg);
+        let digit = op as u8 & 0x38;
+        match i8::try_from(value) {
+            Ok(short) => self.bytes(&[0x83, 0xc0 | digit | reg & 7, short as u8]),
+            Err(_) => {
+                self.bytes(&[0x81, 0xc0 | digit | reg & 7]);
+                self.int(value);
+            }
+        }
+    }
+
+    /// `mov reg, value`, sign-extended.
+    pub(crate) fn value(&mut self, reg: u8, value: i32) {
+        self.rex(true, 0, 0, reg);
+        self.bytes(&[0xc7, 0xc0 | reg & 7]);
+        self.int(value);
+    }
+
+    /// `mov reg, value`, zero-extended.
+    pub(crate) fn unsigned(&mut self, reg: u8, value: u32) {
+        self.rex(false, 0, 0, reg);
+        self.byte(0xb8 | reg & 7);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `rorx r11, r10, count`: leaves the flags.
+    pub(crate) fn rotate_to_r11(&mut self, count: u8) {
+        self.bytes(&[0xc4, 0x43, 0xfb, 0xf0, 0xda, count]);
+    }
+
+    /// `movzx r11d, r10w; shl r11d, 4`.
+    pub(crate) fn low_word_times_16(&mut self) {
+        self.bytes(&[0x45, 0x0f, 0xb7, 0xda, 0x41, 0xc1, 0xe3, 4]);
+    }
+
+    /// `test r10d, value`.
+    pub(crate) fn test_r10(&mut self, value: i32) {
+        self.bytes(&[0x41, 0xf7, 0xc2]);
+        self.int(value);
+    }
+
+    /// Saves the flags, all of which are the host's: `lahf` and OF, through `r10`.
+    pub(crate) fn save_flags(&mut self, offset: i32) {
+        self.mov(R10, 0);
+        // lahf; seto al; mov gs:[offset], ax
+        self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x66, GS, 0x89, 0x04, 0x25]);
+        self.int(offset);
+        self.mov(0, R10);
+    }
+
+    /// Takes back what [`save_flags`](Self::save_flags) has saved, through `r10`.
+    pub(crate) fn restore_flags(&mut self, offset: i32) {
+        self.mov(R10, 0);
+        // movzx eax, word gs:[offset]; add al, 0x7f; sahf
+        self.bytes(&[GS, 0x0f, 0xb7, 0x04, 0x25]);
+        self.int(offset);
+        self.bytes(&[0x04, 0x7f, 0x9e]);
+        self.mov(0, R10);
+    }
+
+    /// `test reg, reg`, 32 or 64 bits.
+    pub(crate) fn test(&mut self, wide: bool, reg: u8) {
+        self.rex(wide, reg, 0, reg);
+        self.bytes(&[0x85, 0xc0 | (reg & 7) << 3 | reg & 7]);
+    }
+
+    /// `cmp dword ptr [r10], 0`.
+    pub(crate) fn compare_r10_memory_with_zero(&mut self) {
+        self.bytes(&[0x41, 0x83, 0x3a, 0]);
+    }
+
+    /// `jcc`, to be filled in.
+    pub(crate) fn jump_if(&mut self, condition: Condition) -> Hole {
+        self.bytes(&[0x0f, 0x80 | condition.0]);
+        self.int(0);
+        Hole(self.len - 4)
+    }
+
+    /// `jmp`, to be filled in.
+    pub(crate) fn jump(&mut self) -> Hole {
+        self.byte(0xe9);
+        self.int(0);
+        Hole(self.len - 4)
+    }
+
+    /// `jmp` to what has been written, `at` bytes from the start.
+    pub(crate) fn jump_back(&mut self, at: usize) {
+        let hole = self.jump();
+        self.lead(hole, at);
+    }
+
+    /// Lets a hole lead to what has been written, `at` bytes from the start.
+    pub(crate) fn lead(&mut self, hole: Hole, at: usize) {
+        self.fixes.push((hole.0, (at as i64 - hole.0 as i64 - 4) as i32));
+    }
+
+    /// Lets a hole lead here.
+    pub(crate) fn fill(&mut self, hole: Hole) {
+        self.lead(hole, self.len);
+    }
+
+    /// `jmp r11`.
+    pub(crate) fn jump_r11(&mut self) {
+        self.bytes(&[0x41, 0xff, 0xe0 | R11 & 7]);
+    }
+
+    /// `jmp gs:[offset]`.
+    pub(crate) fn jump_context(&mut self, offset: i32) {
+        self.bytes(&[GS, 0xff, 0x24, 0x25]);
+        self.int(offset);
+    }
+
+    /// `call gs:[offset]`.
+    pub(crate) fn call_context(&mut self, offset: i32) {
+        self.bytes(&[GS, 0xff, 0x14, 0x25]);
+        self.int(offset);
+    }
+}
+
+/// An address to compute: host registers all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sum {
+    pub(crate) base: Option<u8>,
+    /// Register and shift.
+    pub(crate) index: Option<(u8, u8)>,
+    pub(crate) displacement: i32,
+}
+
+impl Asm {
+    /// `lea reg, [sum]`, 32 or 64 bits; leaves the flags.
+    pub(crate) fn lea(&mut self, wide: bool, reg: u8, sum: Sum) {
+        let (base, index) = (sum.base.unwrap_or(0), sum.index.map_or(0, |(index, _)| index));
+        self.rex(wide, reg, index, base);
+        self.byte(Op::Lea as u8);
+        let reg = (reg & 7) << 3;
+        let sib = |base: u8| match sum.index {
+            Some((index, shift)) => shift << 6 | (index & 7) << 3 | base & 7,
+            None => 4 << 3 | base & 7,
+        };
+        let Some(base) = sum.base else {
+            self.bytes(&[reg | 4, sib(5)]);
+            return self.int(sum.displacement);
+        };
+        let needs_sib = sum.index.is_some() || base & 7 == 4;
+        let low = if needs_sib { 4 } else { base & 7 };
+        let short = i8::try_from(sum.displacement).ok();
+        let form = match short {
+            Some(0) if base & 7 != 5 => 0x00,
+            Some(_) => 0x40,
+            None => 0x80,
+        };
+        self.byte(form | reg | low);
+        if needs_sib {
+            self.byte(sib(base));
+        }
+        match (form, short) {
+            (0x00, _) => {}
+            (0x40, Some(short)) => self.byte(short as u8),
+            _ => self.int(sum.displacement),
+        }
+    }
+
+    /// `lea reg, [base + displacement]`, 64 bits; leaves the flags.
+    pub(crate) fn add_to(&mut self, reg: u8, base: u8, displacement: i32) {
+        self.lea(true, reg, Sum { base: Some(base), index: None, displacement });
+    }
+}

@@ -1,0 +1,818 @@
+//! One block: from the guest's bytes to the host's.
+
+use iced_x86::{
+    Decoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+};
+
+use crate::asm::{Asm, Condition, Hole, Op, Sum};
+use crate::context::register::{R10, R11, RSP};
+use crate::context::{Context, offset};
+use crate::entry::reason;
+use crate::flags::Flags;
+use crate::registers::{self, with_number};
+use crate::{classify, tlb};
+
+/// Instructions in a block, at most.
+const LONGEST: usize = 64;
+const PAGE: i32 = 4096;
+
+/// What a block depends on, besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Mode {
+    /// Whose rights accesses have: an index into the context's tables.
+    pub(crate) view: u8,
+    /// Vector registers are in the host's, and may be used.
+    pub(crate) vectors: bool,
+}
+
+/// A jump within the page, to be tied to its target when that is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tie {
+    /// Address of the jump's distance.
+    pub(crate) at: usize,
+}
+
+/// What has been written.
+pub(crate) struct Written {
+    pub(crate) code: Vec<u8>,
+    pub(crate) ties: Vec<Tie>,
+    /// Guest instructions in it.
+    pub(crate) instructions: usize,
+}
+
+/// A linear address that an instruction accesses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address {
+    /// Guest registers.
+    base: Option<u8>,
+    /// Register and shift.
+    index: Option<(u8, u8)>,
+    displacement: i32,
+    /// Counted from the running page.
+    in_code: bool,
+    /// 0 for `fs`, 1 for `gs`.
+    segment: Option<usize>,
+    /// 64-bit, not 32-bit.
+    wide: bool,
+}
+
+impl Address {
+    fn on_stack(displacement: i32) -> Self {
+        Self { base: Some(RSP), index: None, displacement, in_code: false, segment: None, wide: true }
+    }
+}
+
+/// How memory is accessed.
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    address: Address,
+    /// In bytes.
+    size: u32,
+    write: bool,
+    /// Must lie at a multiple of its size.
+    aligned: bool,
+}
+
+/// Code that is hardly ever run, behind the rest.
+struct Stub {
+    holes: Vec<Hole>,
+    flags: Flags,
+    kind: StubKind,
+}
+
+enum StubKind {
+    /// An access that the TLB does not know; goes on at a place in the code.
+    Access(Access, u32, usize),
+    /// Leaves, with a reason, and a distance from the running page.
+    Leave(u32, i32),
+    /// A jump to another page, at this distance, of the instruction there.
+    Jump(i32, u32),
+}
+
+/// An instruction that is not for translation.
+struct ForInterpreter;
+
+type Outcome = Result<(), ForInterpreter>;
+
+pub(crate) struct Writer<'a> {
+    asm: Asm,
+    mode: Mode,
+    flags: Flags,
+    stubs: Vec<Stub>,
+    ties: Vec<Tie>,
+    first_tie: u32,
+    polled: bool,
+    /// Where the block, the current instruction and the next are in the page.
+    start: u32,
+    at: u32,
+    next: u32,
+    info: &'a mut InstructionInfoFactory,
+    features: &'a dyn Fn(&Instruction) -> bool,
+}
+
+/// All six arithmetic flags.
+const ARITHMETIC: u32 =
+    RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+
+impl<'a> Writer<'a> {
+    /// For the block at `start` of its page, whose code will be at `host`. `first_tie` is the number of its first
+    /// tie; `features` says whether the CPU model has an instruction.
+    pub(crate) fn new(
+        mode: Mode,
+        start: u32,
+        host: usize,
+        first_tie: u32,
+        info: &'a mut InstructionInfoFactory,
+        features: &'a dyn Fn(&Instruction) -> bool,
+    ) -> Self {
+        Self {
+            asm: Asm::new(host),
+            mode,
+            flags: Flags::UNKNOWN,
+            stubs: Vec::new(),
+            ties: Vec::new(),
+            first_tie,
+            polled: false,
+            start,
+            at: start,
+            next: start,
+            info,
+            features,
+        }
+    }
+
+    /// Writes the block that begins `bytes`, which end with the page.
+    pub(crate) fn write(mut self, bytes: &[u8], options: u32) -> Written {
+        let mut decoder = Decoder::with_ip(64, bytes, 0, options);
+        let mut instructions = 0;
+        loop {
+            self.at = self.start + decoder.position() as u32;
+            if instructions == LONGEST || self.at == PAGE as u32 {
+                self.go_to(self.at as i32);
+                break;
+            }
+            let instruction = decoder.decode();
+            self.next = self.start + decoder.position() as u32;
+            if instruction.is_invalid() || !(self.features)(&instruction) {
+                self.interpret();
+                break;
+            }
+            instructions += 1;
+            self.poll_if_free();
+            let before = (self.asm.len(), self.stubs.len(), self.flags, self.polled, self.ties.len());
+            let result = match instruction.flow_control() {
+                FlowControl::Next => self.straight(&instruction).map(|()| false),
+                FlowControl::ConditionalBranch => self.conditional(&instruction).map(|()| false),
+                FlowControl::UnconditionalBranch => self.jump(&instruction).map(|()| true),
+                FlowControl::IndirectBranch => self.jump_indirect(&instruction).map(|()| true),
+                FlowControl::Call => self.call(&instruction).map(|()| true),
+                FlowControl::IndirectCall => self.call_indirect(&instruction).map(|()| true),
+                FlowControl::Return => self.ret(&instruction).map(|()| true),
+                _ => Err(ForInterpreter),
+            };
+            match result {
+                Ok(false) => {}
+                Ok(true) => break,
+                Err(ForInterpreter) => {
+                    debug_assert_eq!(before.0, self.asm.len(), "{instruction:?} is refused half-way");
+                    instructions -= 1;
+                    self.interpret();
+                    break;
+                }
+            }
+        }
+        self.write_stubs();
+        Written { code: self.asm.finish(), ties: self.ties, instructions }
+    }
+
+    /// Leaves the current instruction to the interpreter.
+    fn interpret(&mut self) {
+        let flags = self.flags;
+        self.leave(flags, reason::INTERPRET, self.at as i32);
+    }
+
+    fn leave(&mut self, flags: Flags, reason: u32, distance: i32) {
+        flags.write_back(&mut self.asm);
+        self.asm.value(R10, distance);
+        self.asm.unsigned(R11, reason);
+        self.asm.jump_context(offset::LEAVE + 8 * i32::from(self.mode.vectors));
+    }
+
+    fn stub(&mut self, hole: Hole, kind: StubKind) {
+        self.stubs.push(Stub { holes: vec![hole], flags: self.flags, kind });
+    }
+
+    fn write_stubs(&mut self) {
+        // A stub may need others.
+        while !self.stubs.is_empty() {
+            for stub in std::mem::take(&mut self.stubs) {
+                for hole in stub.holes {
+                    self.asm.fill(hole);
+                }
+                match stub.kind {
+                    StubKind::Leave(reason, distance) => self.leave(stub.flags, reason, distance),
+                    StubKind::Access(access, at, resume) => {
+                        stub.flags.write_back(&mut self.asm);
+                        self.address(&access.address);
+                        let view = u32::from(self.mode.view);
+                        let what = access.size
+                            | u32::from(access.write) << 7
+                            | view << 8
+                            | u32::from(access.aligned) << 10
+                            | at << 16;
+                        self.asm.unsigned(R11, what);
+                        self.asm.call_context(offset::SLOW_ACCESS + 8 * i32::from(self.mode.vectors));
+                        self.asm.jump_back(resume);
+                    }
+                    StubKind::Jump(distance, at) => {
+                        (self.flags, self.at) = (stub.flags, at);
+                        self.go_to(distance);
+                    }
+                }
+            }
+        }
+    }
+
+    // Flow.
+
+    /// Looks whether attention is asked for, if that is still to be done and the host's flags are free.
+    fn poll_if_free(&mut self) {
+        if !self.polled && self.flags.are_lost() {
+            self.poll();
+        }
+    }
+
+    /// Looks whether attention is asked for; must come before anything of the current instruction.
+    fn poll(&mut self) {
+        if self.polled {
+            return;
+        }
+        self.polled = true;
+        self.flags.lose(&mut self.asm);
+        self.asm.with_context(Op::Load, R10, offset::ATTENTION);
+        self.asm.compare_r10_memory_with_zero();
+        let hole = self.asm.jump_if(Condition::NE);
+        self.stub(hole, StubKind::Leave(reason::ATTENTION, self.at as i32));
+    }
+
+    /// Where a direct branch goes: its distance from the page's start.
+    fn target(&self, i: &Instruction) -> Result<i32, ForInterpreter> {
+        if i.op0_kind() != OpKind::NearBranch64 {
+            return Err(ForInterpreter);
+        }
+        // The decoder believes that the block begins at 0.
+        let target = i.near_branch64() as i64 + i64::from(self.start);
+        i32::try_from(target).map_err(|_| ForInterpreter)
+    }
+
+    /// Goes on at `distance` from the page's start. The current instruction has changed nothing yet.
+    fn go_to(&mut self, distance: i32) {
+        if !(0..PAGE).contains(&distance) {
+            self.poll();
+            self.flags.lose(&mut self.asm);
+            self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
+            self.asm.add_to(R10, R10, distance);
+            self.find_jump();
+            return self.jump_found();
+        }
+        if distance <= self.at as i32 {
+            self.poll();
+        }
+        self.flags.want(&mut self.asm);
+        if distance == self.start as i32 {
+            return self.asm.jump_back(0);
+        }
+        let hole = self.asm.jump();
+        self.tie(hole, distance);
+    }
+
+    /// A jump that may be tied to its target in the page later on. The flags are in the host's.
+    fn tie(&mut self, hole: Hole, distance: i32) {
+        let number = self.first_tie + self.ties.len() as u32;
+        self.ties.push(Tie { at: self.asm.address(hole) });
+        self.stub(hole, StubKind::Leave(reason::TIE | number << 2, distance));
+    }
+
+    /// Looks for the code at the linear address in `r10`; the flags are lost. If it is not known, the current
+    /// instruction is the interpreter's. `r11` is the code, and the page's address in the context.
+    fn find_jump(&mut self) {
+        let table = Context::jumps_offset(usize::from(self.mode.view));
+        self.asm.low_word_times_16();
+        self.asm.with_table(Op::Cmp, R10, R11, table);
+        let hole = self.asm.jump_if(Condition::NE);
+        self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at as i32));
+        self.asm.with_table(Op::Load, R11, R11, table + 8);
+        self.asm.with_value(Op::And, true, R10, -PAGE);
+    }
+
+    /// Jumps to what [`find_jump`](Self::find_jump) has found.
+    fn jump_found(&mut self) {
+        self.asm.store_context(offset::CODE_BASE, R10);
+        self.flags.want(&mut self.asm);
+        self.asm.jump_r11();
+    }
+
+    fn conditional(&mut self, i: &Instruction) -> Outcome {
+        if !i.is_jcc_short_or_near() {
+            return Err(ForInterpreter);
+        }
+        let target = self.target(i)?;
+        let in_page = (0..PAGE).contains(&target);
+        if in_page && target <= self.at as i32 {
+            self.poll();
+        }
+        self.flags.want(&mut self.asm);
+        // The decoder counts them in the opcodes' order, from 1.
+        let condition = Condition(i.condition_code() as u8 - 1);
+        let hole = self.asm.jump_if(condition);
+        if target == self.start as i32 {
+            self.asm.lead(hole, 0);
+        } else if in_page {
+            self.tie(hole, target);
+        } else {
+            self.stub(hole, StubKind::Jump(target, self.at));
+        }
+        Ok(())
+    }
+
+    fn jump(&mut self, i: &Instruction) -> Outcome {
+        let target = self.target(i)?;
+        self.go_to(target);
+        Ok(())
+    }
+
+    fn jump_indirect(&mut self, i: &Instruction) -> Outcome {
+        self.near_operand(i)?;
+        self.poll();
+        self.target_operand(i)?;
+        self.flags.lose(&mut self.asm);
+        self.find_jump();
+        self.jump_found();
+        Ok(())
+    }
+
+    /// A near branch's operand must be 64 bits, and a register or a memory operand that can be computed.
+    fn near_operand(&mut self, i: &Instruction) -> Outcome {
+        let good = match i.op0_kind() {
+            OpKind::Register => i.op0_register().size() == 8,
+            OpKind::Memory => i.memory_size().size() == 8 && self.memory_operand(i).is_ok(),
+            _ => false,
+        };
+        if good && matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call) && !i.is_jmp_far_indirect() && !i.is_call_far_indirect() {
+            Ok(())
+        } else {
+            Err(ForInterpreter)
+        }
+    }
+
+    /// Loads an indirect branch's target into `r10`.
+    fn target_operand(&mut self, i: &Instruction) -> Outcome {
+        if i.op0_kind() == OpKind::Register {
+            let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
+            self.load_guest(R10, number);
+        } else {
+            let address = self.memory_operand(i)?;
+            self.access(Access { address, size: 8, write: false, aligned: false });
+            self.asm.with_memory(Op::Load, R10, R10, 0);
+        }
+        Ok(())
+    }
+
+    /// Stores the address of the next instruction where the stack's top will be.
+    fn push_next(&mut self) {
+        self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        self.asm.with_context(Op::Load, R11, offset::CODE_BASE);
+        self.asm.add_to(R11, R11, self.next as i32);
+        self.asm.store(R10, 0, R11);
+    }
+
+    fn call(&mut self, i: &Instruction) -> Outcome {
+        let target = self.target(i)?;
+        self.poll();
+        self.push_next();
+        if (0..PAGE).contains(&target) {
+            self.move_stack(-8);
+            self.flags.want(&mut self.asm);
+            let hole = self.asm.jump();
+            self.tie(hole, target);
+            return Ok(());
+        }
+        self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
+        self.asm.add_to(R10, R10, target);
+        self.find_jump();
+        self.move_stack(-8);
+        self.jump_found();
+        Ok(())
+    }
+
+    fn call_indirect(&mut self, i: &Instruction) -> Outcome {
+        self.near_operand(i)?;
+        self.poll();
+        self.target_operand(i)?;
+        self.flags.lose(&mut self.asm);
+        // The target is found before anything is stored: the store may hit the operand.
+        self.find_jump();
+        self.asm.store_context(offset::TARGET, R11);
+        self.asm.store_context(offset::TARGET + 8, R10);
+        self.push_next();
+        self.move_stack(-8);
+        self.asm.with_context(Op::Load, R10, offset::TARGET + 8);
+        self.asm.store_context(offset::CODE_BASE, R10);
+        self.flags.want(&mut self.asm);
+        self.asm.jump_context(offset::TARGET);
+        Ok(())
+    }
+
+    fn ret(&mut self, i: &Instruction) -> Outcome {
+        if !matches!(i.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) {
+            return Err(ForInterpreter);
+        }
+        let released = if i.op_count() == 1 { i32::from(i.immediate16()) } else { 0 };
+        self.poll();
+        self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        self.asm.with_memory(Op::Load, R10, R10, 0);
+        self.find_jump();
+        self.move_stack(8 + released);
+        self.jump_found();
+        Ok(())
+    }
+
+    // Memory.
+
+    /// The guest's memory operand.
+    fn memory_operand(&self, i: &Instruction) -> Result<Address, ForInterpreter> {
+        let segment = match i.memory_segment() {
+            Register::FS => Some(0),
+            Register::GS => Some(1),
+            _ => None,
+        };
+        let displacement = i.memory_displacement64();
+        if i.is_ip_rel_memory_operand() {
+            if i.memory_base() != Register::RIP {
+                return Err(ForInterpreter);
+            }
+            let displacement =
+                i32::try_from(displacement as i64 + i64::from(self.start)).map_err(|_| ForInterpreter)?;
+            let address =
+                Address { base: None, index: None, displacement, in_code: true, segment, wide: true };
+            return Ok(address);
+        }
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let number = |register: Register| match register {
+            Register::None => Ok(None),
+            _ if register.is_gpr64() || register.is_gpr32() => Ok(registers::number(register)),
+            _ => Err(ForInterpreter),
+        };
+        let sizes = [base, index].map(|register| if register == Register::None { 8 } else { register.size() });
+        // An absolute 32-bit address, which is not sign-extended, is rare.
+        let absolute = base == Register::None && index == Register::None;
+        if absolute && i.memory_displ_size() != 8 {
+            return Err(ForInterpreter);
+        }
+        let wide = sizes == [8, 8];
+        let displacement = if wide {
+            i32::try_from(displacement as i64).map_err(|_| ForInterpreter)?
+        } else {
+            displacement as i32
+        };
+        let shift = i.memory_index_scale().trailing_zeros() as u8;
+        let index = number(index)?.map(|index| (index, shift));
+        Ok(Address { base: number(base)?, index, displacement, in_code: false, segment, wide })
+    }
+
+    /// Computes an address into `r10`; changes `r11`, and no flags.
+    fn address(&mut self, address: &Address) {
+        if address.in_code {
+            self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
+            self.asm.add_to(R10, R10, address.displacement);
+        } else {
+            let mut place = |guest: u8, scratch: u8| {
+                registers::host(guest).unwrap_or_else(|| {
+                    self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
+                    scratch
+                })
+            };
+            let base = address.base.map(|base| place(base, R10));
+            let index = address.index.map(|(index, shift)| (place(index, R11), shift));
+            let sum = Sum { base, index, displacement: address.displacement };
+            match (base, index) {
+                (Some(base), None) if sum.displacement == 0 && address.wide => {
+                    if base != R10 {
+                        self.asm.mov(R10, base);
+                    }
+                }
+                _ => self.asm.lea(address.wide, R10, sum),
+            }
+        }
+        if let Some(segment) = address.segment {
+            self.asm.with_context(Op::Load, R11, offset::BASES + 8 * segment as i32);
+            self.asm.lea(true, R10, Sum { base: Some(R10), index: Some((R11, 0)), displacement: 0 });
+        }
+    }
+
+    /// Finds where an access goes in the host's memory, into `r10`; the flags are lost.
+    fn access(&mut self, access: Access) {
+        self.flags.lose(&mut self.asm);
+        let before = self.flags;
+        self.address(&access.address);
+        let table = Context::tlb_offset(usize::from(self.mode.view), access.write);
+        self.asm.rotate_to_r11(tlb::INDEX_SHIFT);
+        self.asm.with_value(Op::And, false, R11, tlb::INDEX_MASK);
+        self.asm.with_table(Op::Xor, R10, R11, table);
+        self.asm.with_value(Op::Cmp, true, R10, PAGE - access.size as i32);
+        let mut holes = vec![self.asm.jump_if(Condition::ABOVE)];
+        if access.aligned {
+            self.asm.test_r10(access.size as i32 - 1);
+            holes.push(self.asm.jump_if(Condition::NE));
+        }
+        self.asm.with_table(Op::Add, R10, R11, table + 8);
+        let resume = self.asm.len();
+        self.stubs.push(Stub { holes, flags: before, kind: StubKind::Access(access, self.at, resume) });
+    }
+
+    // Registers.
+
+    fn load_guest(&mut self, to: u8, guest: u8) {
+        match registers::host(guest) {
+            Some(host) => self.asm.mov(to, host),
+            None => self.asm.with_context(Op::Load, to, Context::gpr_offset(guest)),
+        }
+    }
+
+    fn store_guest(&mut self, guest: u8, from: u8) {
+        match registers::host(guest) {
+            Some(host) => self.asm.mov(host, from),
+            None => self.asm.store_context(Context::gpr_offset(guest), from),
+        }
+    }
+
+    fn move_stack(&mut self, by: i32) {
+        self.flags.before_moving_stack(&mut self.asm, by);
+        let stack = registers::host(RSP).unwrap_or(R10);
+        self.asm.add_to(stack, stack, by);
+    }
+
+    // Instructions that go on with the next.
+
+    fn straight(&mut self, i: &Instruction) -> Outcome {
+        match i.mnemonic() {
+            Mnemonic::Push => self.push(i),
+            Mnemonic::Pop => self.pop(i),
+            Mnemonic::Leave => self.leave_frame(i),
+            _ => match classify::classify(i, self.mode.vectors) {
+                classify::Class::Copy => self.copy(i),
+                classify::Class::Nothing => Ok(()),
+                classify::Class::Lea => self.lea(i),
+                classify::Class::Interpret => Err(ForInterpreter),
+            },
+        }
+    }
+
+    fn push(&mut self, i: &Instruction) -> Outcome {
+        let to = Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false };
+        if i.stack_pointer_increment() != -8 {
+            return Err(ForInterpreter);
+        }
+        match i.op0_kind() {
+            OpKind::Register => {
+                let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
+                self.access(to);
+                let from = registers::host(number).unwrap_or(R11);
+                if from == R11 {
+                    self.load_guest(R11, number);
+                }
+                self.asm.store(R10, 0, from);
+            }
+            OpKind::Memory => {
+                let address = self.memory_operand(i)?;
+                self.access(Access { address, size: 8, write: false, aligned: false });
+                self.asm.with_memory(Op::Load, R10, R10, 0);
+                self.asm.store_context(offset::TEMPORARY, R10);
+                self.access(to);
+                self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
+                self.asm.store(R10, 0, R11);
+            }
+            _ => {
+                let value = i32::try_from(i.immediate(0) as i64).map_err(|_| ForInterpreter)?;
+                self.access(to);
+                self.asm.value(R11, value);
+                self.asm.store(R10, 0, R11);
+            }
+        }
+        self.move_stack(-8);
+        Ok(())
+    }
+
+    fn pop(&mut self, i: &Instruction) -> Outcome {
+        if i.stack_pointer_increment() != 8 || i.op0_kind() != OpKind::Register {
+            return Err(ForInterpreter);
+        }
+        let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
+        if number == RSP {
+            return Err(ForInterpreter);
+        }
+        self.flags.before_writing(&mut self.asm, 1 << number);
+        self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        self.asm.with_memory(Op::Load, R10, R10, 0);
+        self.store_guest(number, R10);
+        self.move_stack(8);
+        Ok(())
+    }
+
+    fn leave_frame(&mut self, i: &Instruction) -> Outcome {
+        const RBP: u8 = 5;
+        if i.code() != iced_x86::Code::Leaveq {
+            return Err(ForInterpreter);
+        }
+        self.flags.before_writing(&mut self.asm, 1 << RBP | 1 << RSP);
+        let address = Address { base: Some(RBP), ..Address::on_stack(0) };
+        self.access(Access { address, size: 8, write: false, aligned: false });
+        self.asm.with_memory(Op::Load, R10, R10, 0);
+        self.asm.add_to(registers::host(RSP).unwrap_or(R11), RBP, 8);
+        self.asm.mov(RBP, R10);
+        Ok(())
+    }
+
+    fn lea(&mut self, i: &Instruction) -> Outcome {
+        let to = i.op0_register();
+        let number = registers::number(to).ok_or(ForInterpreter)?;
+        let address = Address { segment: None, ..self.memory_operand(i)? };
+        if to.size() == 2 {
+            return Err(ForInterpreter);
+        }
+        self.flags.before_writing(&mut self.asm, 1 << number);
+        self.address(&address);
+        if to.size() == 4 {
+            self.asm.with_register(Op::Load, false, R10, R10);
+        }
+        self.store_guest(number, R10);
+        Ok(())
+    }
+
+    /// An instruction that does on the host just what it does in the guest, once its operands are in place.
+    fn copy(&mut self, i: &Instruction) -> Outcome {
+        let memory = i.op_kinds().position(|kind| kind == OpKind::Memory).map(|n| n as u32);
+        let plan = self.plan(i, memory)?;
+        let modified = i.rflags_modified() & ARITHMETIC;
+        let reads = i.rflags_read() & ARITHMETIC != 0 || classify::may_keep_flags(i);
+        let sets_all = modified == ARITHMETIC && !reads;
+        if !sets_all {
+            self.flags.before_writing(&mut self.asm, plan.written);
+        }
+        if let Some(access) = plan.access {
+            self.access(access);
+        }
+        if reads || modified != 0 && !sets_all {
+            if plan.access.is_some() && self.flags.are_lost() {
+                // The recipe needs a scratch register, and the address is in `r10`.
+                self.asm.store_context(offset::TEMPORARY, R10);
+                self.flags.want(&mut self.asm);
+                self.asm.with_context(Op::Load, R10, offset::TEMPORARY);
+            } else {
+                self.flags.want(&mut self.asm);
+            }
+        }
+        for (guest, scratch) in plan.loads() {
+            self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
+        }
+        let known = self.asm.instruction(&plan.instruction);
+        debug_assert!(known, "{i:?} was tried before");
+        for (guest, scratch) in plan.loads() {
+            if plan.written & 1 << guest != 0 {
+                self.asm.store_context(Context::gpr_offset(guest), scratch);
+            }
+        }
+        if sets_all {
+            self.flags.set_by(i);
+        } else if modified != 0 {
+            self.flags.set();
+        }
+        Ok(())
+    }
+
+    /// How an instruction is copied: with which operands, and what must be done before and after.
+    fn plan(&mut self, i: &Instruction, memory: Option<u32>) -> Result<Plan, ForInterpreter> {
+        let mut plan =
+            Plan { instruction: *i, access: None, spilled: [None; 2], written: 0 };
+        let mut write = false;
+        let info = self.info.info(i);
+        for used in info.used_registers() {
+            if let Some(number) = registers::number(used.register())
+                && matches!(
+                    used.access(),
+                    OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+                )
+            {
+                plan.written |= 1 << number;
+            }
+        }
+        let mut scratch = if memory.is_some() { &[R11][..] } else { &[R10, R11][..] }.iter().copied();
+        for n in 0..i.op_count() {
+            let access = info.op_access(n);
+            match i.op_kind(n) {
+                OpKind::Register => {
+                    let register = i.op_register(n);
+                    let Some(number) = registers::number(register) else { continue };
+                    if registers::is_high_byte(register) {
+                        if memory.is_some() {
+                            // There is no way to name both.
+                            return Err(ForInterpreter);
+                        }
+                        continue;
+                    }
+                    if !registers::moves(number) {
+                        continue;
+                    }
+                    let host = match registers::host(number) {
+                        Some(host) => host,
+                        None => plan.scratch_for(number, &mut scratch)?,
+                    };
+                    set_register(&mut plan.instruction, n, with_number(register, host));
+                }
+                OpKind::Memory => {
+                    write |= !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+                }
+                _ => {}
+            }
+        }
+        // What is implied cannot be renamed.
+        for used in info.used_registers() {
+            if let Some(number) = registers::number(used.register())
+                && registers::moves(number)
+                && !explicit(i, number)
+            {
+                return Err(ForInterpreter);
+            }
+        }
+        if let Some(n) = memory {
+            let size = i.memory_size().size() as u32;
+            if size == 0 || size > 64 || info.used_memory().len() != 1 {
+                return Err(ForInterpreter);
+            }
+            let _ = n;
+            let aligned = classify::needs_alignment(i, size);
+            let address = self.memory_operand(i)?;
+            plan.access = Some(Access { address, size, write, aligned });
+            let host = &mut plan.instruction;
+            host.set_memory_base(Register::R10);
+            host.set_memory_index(Register::None);
+            host.set_memory_index_scale(1);
+            host.set_memory_displacement64(0);
+            host.set_memory_displ_size(0);
+            host.set_segment_prefix(Register::None);
+        }
+        // Better now than half-way.
+        if iced_x86::Encoder::new(64).encode(&plan.instruction, 0).is_err() {
+            return Err(ForInterpreter);
+        }
+        Ok(plan)
+    }
+}
+
+/// See [`Writer::plan`].
+struct Plan {
+    instruction: Instruction,
+    access: Option<Access>,
+    /// Guest registers that are in memory, and the scratch registers that stand for them.
+    spilled: [Option<(u8, u8)>; 2],
+    /// Guest registers that it writes, a bit each.
+    written: u16,
+}
+
+impl Plan {
+    fn scratch_for(
+        &mut self,
+        guest: u8,
+        free: &mut impl Iterator<Item = u8>,
+    ) -> Result<u8, ForInterpreter> {
+        if let Some((_, scratch)) = self.spilled.iter().flatten().find(|(known, _)| *known == guest) {
+            return Ok(*scratch);
+        }
+        let scratch = free.next().ok_or(ForInterpreter)?;
+        let slot = self.spilled.iter_mut().find(|slot| slot.is_none()).ok_or(ForInterpreter)?;
+        *slot = Some((guest, scratch));
+        Ok(scratch)
+    }
+
+    fn loads(&self) -> impl Iterator<Item = (u8, u8)> + use<> {
+        self.spilled.into_iter().flatten()
+    }
+}
+
+fn set_register(instruction: &mut Instruction, operand: u32, register: Register) {
+    match operand {
+        0 => instruction.set_op0_register(register),
+        1 => instruction.set_op1_register(register),
+        2 => instruction.set_op2_register(register),
+        3 => instruction.set_op3_register(register),
+        _ => {}
+    }
+}
+
+/// Whether a register is named by the instruction, as an operand or in an address.
+fn explicit(i: &Instruction, number: u8) -> bool {
+    let is = |register: Register| registers::number(register) == Some(number);
+    is(i.memory_base())
+        || is(i.memory_index())
+        || (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && is(i.op_register(n)))
+}

@@ -1,0 +1,154 @@
+//! Which instructions may run on the host as they are.
+//!
+//! Only what is listed here does: instructions of named groups, without those that tell what must not be told, or
+//! change what must not be changed. A guest's kernel is an ordinary program here, so this list, and the checks of
+//! every memory access, are what keeps it in: an instruction that is not on it goes to the interpreter.
+
+use iced_x86::{CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// May run on the host, its operands replaced.
+    Copy,
+    /// Does nothing.
+    Nothing,
+    Lea,
+    Interpret,
+}
+
+pub(crate) fn classify(i: &Instruction, vectors: bool) -> Class {
+    use Mnemonic as M;
+    if i.is_privileged() || i.is_stack_instruction() || i.is_string_instruction() {
+        return Class::Interpret;
+    }
+    match i.mnemonic() {
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2
+        | M::Prefetchw | M::Prefetchwt1 => return Class::Nothing,
+        M::Lea => return Class::Lea,
+        M::Pause | M::Lfence | M::Mfence | M::Sfence => return Class::Copy,
+        _ => {}
+    }
+    let general = match i.mnemonic() {
+        M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor
+        | M::Cmp | M::Test | M::Inc | M::Dec | M::Neg | M::Not | M::Mul | M::Imul | M::Rol | M::Ror | M::Rcl
+        | M::Rcr | M::Shl | M::Shr | M::Sar | M::Shld | M::Shrd | M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf
+        | M::Bsr | M::Bswap | M::Xchg | M::Xadd | M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b | M::Cbw | M::Cwde
+        | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Clc | M::Stc | M::Cmc | M::Lahf | M::Sahf | M::Popcnt
+        | M::Lzcnt | M::Tzcnt | M::Andn | M::Bextr | M::Blsi | M::Blsmsk | M::Blsr | M::Bzhi | M::Mulx
+        | M::Pdep | M::Pext | M::Rorx | M::Sarx | M::Shlx | M::Shrx | M::Movbe | M::Adcx | M::Adox
+        | M::Crc32 | M::Movnti => true,
+        _ => i.is_setcc_or_cmov(),
+    };
+    if general {
+        return if has_only_plain_operands(i) { Class::Copy } else { Class::Interpret };
+    }
+    if vectors && is_vector(i) && has_only_plain_operands(i) {
+        return Class::Copy;
+    }
+    Class::Interpret
+}
+
+trait Conditions {
+    fn is_setcc_or_cmov(&self) -> bool;
+}
+
+impl Conditions for Instruction {
+    fn is_setcc_or_cmov(&self) -> bool {
+        self.condition_code() != iced_x86::ConditionCode::None
+            && self.flow_control() == iced_x86::FlowControl::Next
+            && self.cpuid_features().iter().all(|f| matches!(f, CpuidFeature::CMOV | CpuidFeature::INTEL386))
+    }
+}
+
+/// Registers of the usual kinds, immediates, and at most one memory operand that the operand says all of.
+fn has_only_plain_operands(i: &Instruction) -> bool {
+    let registers = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register).all(|n| {
+        let register = i.op_register(n);
+        register.is_gpr() || register.is_xmm() || register.is_ymm()
+    });
+    // A bit offset in a register reaches beyond the operand.
+    let bits = matches!(i.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+        && i.op0_kind() == OpKind::Memory
+        && i.op1_kind() == OpKind::Register;
+    let implied = (0..i.op_count()).any(|n| {
+        !matches!(
+            i.op_kind(n),
+            OpKind::Register
+                | OpKind::Memory
+                | OpKind::Immediate8
+                | OpKind::Immediate8_2nd
+                | OpKind::Immediate16
+                | OpKind::Immediate32
+                | OpKind::Immediate64
+                | OpKind::Immediate8to16
+                | OpKind::Immediate8to32
+                | OpKind::Immediate8to64
+                | OpKind::Immediate32to64
+        )
+    });
+    registers && !bits && !implied && !i.is_vsib()
+}
+
+fn is_vector(i: &Instruction) -> bool {
+    use CpuidFeature as F;
+    let group = i.cpuid_features().iter().all(|feature| {
+        matches!(
+            feature,
+            F::SSE
+                | F::SSE2
+                | F::SSE3
+                | F::SSSE3
+                | F::SSE4_1
+                | F::SSE4_2
+                | F::AES
+                | F::PCLMULQDQ
+                | F::AVX
+                | F::AVX2
+                | F::FMA
+                | F::F16C
+        )
+    });
+    // These change the control register, or are about more memory than their operand says.
+    group
+        && !matches!(
+            i.mnemonic(),
+            Mnemonic::Ldmxcsr
+                | Mnemonic::Vldmxcsr
+                | Mnemonic::Maskmovdqu
+                | Mnemonic::Vmaskmovdqu
+                | Mnemonic::Vmaskmovps
+                | Mnemonic::Vmaskmovpd
+                | Mnemonic::Vpmaskmovd
+                | Mnemonic::Vpmaskmovq
+        )
+}
+
+/// Whether the flags may stay as they are, although the decoder lists them as changed: shifts by nothing.
+pub(crate) fn may_keep_flags(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let shift = matches!(
+        i.mnemonic(),
+        M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+    );
+    let count = i.op_count() - 1;
+    match i.mnemonic() {
+        M::Bsf | M::Bsr => true,
+        _ if !shift => false,
+        _ => i.op_kind(count) == OpKind::Register || i.immediate(count) & 0x1f == 0,
+    }
+}
+
+/// Whether a memory operand must lie at a multiple of its size.
+pub(crate) fn needs_alignment(i: &Instruction, size: u32) -> bool {
+    use Mnemonic as M;
+    if size < 16 {
+        return false;
+    }
+    match i.mnemonic() {
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri
+        | M::Pcmpistrm => false,
+        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntdq | M::Vmovntdqa | M::Vmovntps | M::Vmovntpd
+        | M::Cmpxchg16b => true,
+        _ => i.encoding() == EncodingKind::Legacy,
+    }
+}

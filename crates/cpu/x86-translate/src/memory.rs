@@ -1,0 +1,117 @@
+//! Host memory that is not Rust's: the context, and the code cache.
+
+use std::ptr::{self, NonNull};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// A mapping of the host's, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping belongs to whoever has the value, not to a thread.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Readable and writable memory, all zeros, of which the host lends a page when it is first touched.
+    pub(crate) fn zeroed(len: usize) -> std::io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses where; nothing that exists is touched.
+        let start =
+            unsafe { mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE | MapFlags::NORESERVE) }?;
+        Self::new(start.cast(), len)
+    }
+
+    fn new(start: *mut u8, len: usize) -> std::io::Result<Self> {
+        let start = NonNull::new(start).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, len })
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by this type, and whoever used it is gone with the value. A failure would
+        // leave it mapped, which harms nobody.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Memory for code: mapped twice, once to be written and once to be executed, so that no address is ever both.
+#[derive(Debug)]
+pub(crate) struct CodeMemory {
+    writable: Mapping,
+    executable: Mapping,
+    used: usize,
+}
+
+impl CodeMemory {
+    pub(crate) fn new(len: usize) -> std::io::Result<Self> {
+        let file = memfd_create("posada-code", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, len as u64)?;
+        let map = |protection| {
+            // SAFETY: the kernel chooses where; nothing that exists is touched.
+            let start = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, &file, 0) }?;
+            Mapping::new(start.cast(), len)
+        };
+        Ok(Self {
+            writable: map(ProtFlags::READ | ProtFlags::WRITE)?,
+            executable: map(ProtFlags::READ | ProtFlags::EXEC)?,
+            used: 0,
+        })
+    }
+
+    /// Where the next code goes.
+    pub(crate) fn next(&self) -> usize {
+        self.executable.start().as_ptr() as usize + self.used
+    }
+
+    /// Bytes in use.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Bytes in all.
+    pub(crate) fn len(&self) -> usize {
+        self.writable.len
+    }
+
+    /// Puts code at [`next`](Self::next); false when there is no room.
+    pub(crate) fn push(&mut self, code: &[u8]) -> bool {
+        const ALIGN: usize = 16;
+        if code.len() > self.writable.len - self.used {
+            return false;
+        }
+        // SAFETY: the bytes from `used` on were just seen to lie inside the mapping. No Rust reference covers it.
+        unsafe {
+            let to = self.writable.start().as_ptr().add(self.used);
+            ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
+        }
+        self.used = (self.used + code.len()).next_multiple_of(ALIGN).min(self.writable.len);
+        true
+    }
+
+    /// Replaces the four bytes at `at`, an address of code, by `value`.
+    pub(crate) fn patch(&mut self, at: usize, value: i32) {
+        let offset = at - self.executable.start().as_ptr() as usize;
+        assert!(offset + 4 <= self.writable.len, "outside the code cache");
+        // SAFETY: the place was just seen to lie inside the mapping. The thread that runs this code is this one.
+        unsafe { self.writable.start().as_ptr().add(offset).cast::<i32>().write_unaligned(value) };
+    }
+
+    /// Forgets all code.
+    pub(crate) fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// Whether an address is one of code.
+    pub(crate) fn contains(&self, at: usize) -> bool {
+        at.wrapping_sub(self.executable.start().as_ptr() as usize) < self.used
+    }
+}

@@ -1,0 +1,60 @@
+//! Which host register holds which guest register.
+//!
+//! Most are in the register of the same name. The host's `rsp` is the host's own stack, so the guest's is in `r15`;
+//! `r10` and `r11`, which compilers use least, are the translator's scratch. The guest's `r10`, `r11` and `r15`
+//! are in memory.
+
+use iced_x86::Register;
+
+use crate::context::register::{R10, R11, R15, RSP};
+
+/// The host's register of a guest's, or `None` if it is in memory.
+pub(crate) fn host(guest: u8) -> Option<u8> {
+    match guest {
+        RSP => Some(R15),
+        R10 | R11 | R15 => None,
+        _ => Some(guest),
+    }
+}
+
+/// Whether a guest register is another on the host.
+pub(crate) fn moves(guest: u8) -> bool {
+    host(guest) != Some(guest)
+}
+
+/// The number of a general-purpose register of any size.
+pub(crate) fn number(register: Register) -> Option<u8> {
+    register.is_gpr().then(|| register.full_register().number() as u8)
+}
+
+/// `ah`, `bh`, `ch` or `dh`.
+pub(crate) fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
+}
+
+/// The register of the same size as `like` with another number.
+pub(crate) fn with_number(like: Register, number: u8) -> Register {
+    use Register as R;
+    let (table, n): ([R; 16], usize) = (
+        match like.size() {
+            8 => [
+                R::RAX, R::RCX, R::RDX, R::RBX, R::RSP, R::RBP, R::RSI, R::RDI, R::R8, R::R9, R::R10, R::R11,
+                R::R12, R::R13, R::R14, R::R15,
+            ],
+            4 => [
+                R::EAX, R::ECX, R::EDX, R::EBX, R::ESP, R::EBP, R::ESI, R::EDI, R::R8D, R::R9D, R::R10D,
+                R::R11D, R::R12D, R::R13D, R::R14D, R::R15D,
+            ],
+            2 => [
+                R::AX, R::CX, R::DX, R::BX, R::SP, R::BP, R::SI, R::DI, R::R8W, R::R9W, R::R10W, R::R11W,
+                R::R12W, R::R13W, R::R14W, R::R15W,
+            ],
+            _ => [
+                R::AL, R::CL, R::DL, R::BL, R::SPL, R::BPL, R::SIL, R::DIL, R::R8L, R::R9L, R::R10L, R::R11L,
+                R::R12L, R::R13L, R::R14L, R::R15L,
+            ],
+        },
+        usize::from(number % 16),
+    );
+    table[n]
+}

@@ -1,0 +1,52 @@
+//! What the translator has done, for those who want to see how it works.
+
+use std::fmt;
+
+/// Counts, since the virtual CPU was made.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Guest instructions in them.
+    pub instructions: u64,
+    /// Times that the code cache was full, and emptied.
+    pub clears: u64,
+    /// Times that translated code was entered.
+    pub entries: u64,
+    /// Instructions left to the interpreter.
+    pub interpreted: u64,
+    /// Jumps tied to their targets.
+    pub ties: u64,
+    /// Times that translated code was left because attention was asked for.
+    pub attention: u64,
+    /// Accesses that the translator's TLB did not know.
+    pub tlb_misses: u64,
+    /// Times that all translations of addresses were forgotten.
+    pub flushes: u64,
+    /// Times that blocks were forgotten because their page was written.
+    pub invalidations: u64,
+    /// Bytes of code.
+    pub code_bytes: u64,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("blocks translated", self.blocks),
+            ("guest instructions in them", self.instructions),
+            ("bytes of code", self.code_bytes),
+            ("code cache emptied", self.clears),
+            ("translated code entered", self.entries),
+            ("instructions interpreted", self.interpreted),
+            ("jumps tied", self.ties),
+            ("left for attention", self.attention),
+            ("TLB misses", self.tlb_misses),
+            ("TLB flushes", self.flushes),
+            ("code invalidated by writes", self.invalidations),
+        ];
+        for (name, value) in rows {
+            writeln!(f, "{name:28}{value:>16}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! The translation look-aside buffer that translated code looks into by itself.
+//!
+//! One for reads and one for writes of each view; the entry is found by the page's number. An entry's tag is the
+//! page's linear address, so that the exclusive or of tag and address is an offset into the page if the tag is the
+//! page's, and a large number if it is not: one comparison tells, and whether the access would cross into the next
+//! page. The interpreter's own buffer ([`posada_x86`]) and the page tables stand behind it.
+//!
+//! There is no entry for writes to a page that holds translated code: such a write must be seen.
+
+/// Entries in each table.
+pub(crate) const ENTRIES: usize = 1 << 14;
+/// A linear address, shifted right by this, and masked by [`INDEX_MASK`], is an entry's offset in its table.
+pub(crate) const INDEX_SHIFT: u8 = 12 - 4;
+pub(crate) const INDEX_MASK: i32 = (ENTRIES as i32 - 1) << 4;
+const PAGE_MASK: u64 = 0xfff;
+
+pub(crate) type Table = [Entry; ENTRIES];
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    /// The page's linear address.
+    pub(crate) tag: u64,
+    /// Where the page is in the host's memory.
+    pub(crate) host: u64,
+}
+
+/// A tag that no address with this index has. Zero is one, except for the first entry.
+fn never(index: usize) -> u64 {
+    if index == 0 { 1 << 12 } else { 0 }
+}
+
+fn index(linear: u64) -> usize {
+    (linear >> 12) as usize % ENTRIES
+}
+
+/// Which entries are in use, so that forgetting them takes no longer than remembering did.
+#[derive(Default)]
+pub(crate) struct Filled {
+    entries: [[Vec<u16>; 2]; 3],
+}
+
+impl Filled {
+    /// Prepares tables whose memory is all zeros.
+    pub(crate) fn new(tables: &mut [[Table; 2]; 3]) -> Self {
+        for table in tables.iter_mut().flatten() {
+            table[0].tag = never(0);
+        }
+        Self::default()
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        tables: &mut [[Table; 2]; 3],
+        (view, write): (usize, bool),
+        linear: u64,
+        host: u64,
+    ) {
+        let n = index(linear);
+        let entry = &mut tables[view][usize::from(write)][n];
+        if entry.tag == never(n) {
+            self.entries[view][usize::from(write)].push(n as u16);
+        }
+        *entry = Entry { tag: linear & !PAGE_MASK, host };
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self, tables: &mut [[Table; 2]; 3]) {
+        for (filled, table) in self.entries.iter_mut().flatten().zip(tables.iter_mut().flatten()) {
+            for n in filled.drain(..) {
+                table[usize::from(n)].tag = never(usize::from(n));
+            }
+        }
+    }
+
+    /// Forgets where writes to the page at `host` go.
+    pub(crate) fn protect(&mut self, tables: &mut [[Table; 2]; 3], host: u64) {
+        for (filled, table) in self.entries.iter_mut().zip(tables.iter_mut()) {
+            filled[1].retain(|n| {
+                let entry = &mut table[1][usize::from(*n)];
+                let hit = entry.host == host;
+                if hit {
+                    entry.tag = never(usize::from(*n));
+                }
+                !hit
+            });
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The translator: one virtual CPU, and what goes on between stretches of translated code.
+
+use std::arch::asm;
+use std::ptr::{self, NonNull};
+
+use posada_memory::PAGE_SIZE;
+use posada_vcpu::x86::State;
+use posada_vcpu::{Connections, Error, Exit, Vcpu};
+use posada_x86::{Assist, Between, Interpreter, Model, View};
+
+use crate::block::Mode;
+use crate::cache::{CodeCache, Decoding, Found};
+use crate::context::Context;
+use crate::entry::{self, reason};
+use crate::memory::Mapping;
+use crate::stats::Stats;
+use crate::{jumps, tlb};
+
+/// Bytes of code, unless told otherwise.
+pub const DEFAULT_CODE_CACHE: usize = 64 << 20;
+
+/// Everything that translated code's calls back need.
+struct Machine {
+    interpreter: Interpreter,
+    cache: CodeCache,
+    tlb: tlb::Filled,
+    jumps: jumps::Filled,
+    /// [`Assist::flushes`] when the tables were last made good.
+    flushes: u64,
+    stats: Stats,
+}
+
+/// The binary translator: one virtual CPU, whose instructions run on the host's processor.
+pub struct Translator {
+    /// Lives as long as this does; a raw pointer because translated code calls back.
+    machine: NonNull<Machine>,
+    context: NonNull<Context>,
+    _mapping: Mapping,
+}
+
+// SAFETY: machine and context belong to this value alone, and translated code runs only inside `run`, which has it
+// exclusively.
+unsafe impl Send for Translator {}
+
+impl Drop for Translator {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from a box, in `new`, and nobody else has it.
+        drop(unsafe { Box::from_raw(self.machine.as_ptr()) });
+    }
+}
+
+impl Translator {
+    /// A virtual CPU in its reset state, with room for `code_cache` bytes of code.
+    pub fn new(connections: Connections, model: Model, code_cache: usize) -> Result<Self, Error> {
+        let lacks = [
+            ("AVX2", std::arch::is_x86_feature_detected!("avx2")),
+            ("BMI2", std::arch::is_x86_feature_detected!("bmi2")),
+        ];
+        if let Some((name, _)) = lacks.iter().find(|(_, there)| !there) {
+            return Err(Error::Unsupported(format!(
+                "the translator needs a host processor with {name}; take the engine \"interpret\""
+            )));
+        }
+        let failed = |error: std::io::Error| Error::Engine(format!("no memory for translated code: {error}"));
+        let mapping = Context::allocate().map_err(failed)?;
+        let mut context: NonNull<Context> = mapping.start().cast();
+        let cache = CodeCache::new(code_cache).map_err(failed)?;
+        // SAFETY: the mapping is as large as a context, page-aligned, and all zeros, which every field may be.
+        let c = unsafe { context.as_mut() };
+        let machine = Machine {
+            tlb: tlb::Filled::new(&mut c.tlb),
+            jumps: jumps::Filled::new(&mut c.jumps),
+            interpreter: Interpreter::new(connections, model)?,
+            cache,
+            flushes: 0,
+            stats: Stats::default(),
+        };
+        let machine = NonNull::from(Box::leak(Box::new(machine)));
+        c.myself = context.as_ptr();
+        c.machine = machine.as_ptr().cast();
+        c.routines = entry::routines(access);
+        Ok(Self { machine, context, _mapping: mapping })
+    }
+
+    fn parts(&mut self) -> (&mut Machine, &mut Context) {
+        // SAFETY: both pointers are good for as long as `self` is, and nothing else refers to what they point to:
+        // translated code is not running, for it runs only inside `run`, between uses of these.
+        unsafe { (self.machine.as_mut(), self.context.as_mut()) }
+    }
+
+    fn machine(&self) -> &Machine {
+        // SAFETY: as in `parts`.
+        unsafe { self.machine.as_ref() }
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> Stats {
+        let machine = self.machine();
+        Stats { code_bytes: machine.cache.used() as u64, ..machine.stats.clone() }
+    }
+
+    fn run_here(&mut self) -> Result<Exit, Error> {
+        // The jump that was left unfinished, and where it leads.
+        let mut tie = None;
+        loop {
+            let (machine, context) = self.parts();
+            let (code, vectors) = match machine.next(context, tie.take()) {
+                Next::Exit(exit) => return Ok(exit),
+                Next::Again => continue,
+                Next::Code(code, vectors) => (code, vectors),
+            };
+            // SAFETY: `gs` is based at this context (`run`); `code` was found for the view in force; no reference
+            // to machine or context is used while it runs.
+            let why = unsafe { if vectors { entry::enter_with_vectors(code) } else { entry::enter(code) } };
+            let (machine, context) = self.parts();
+            machine.take_back(context);
+            match why & 3 {
+                reason::INTERPRET => machine.interpret(),
+                reason::TIE => tie = Some(why >> 2),
+                reason::ATTENTION => machine.stats.attention += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+enum Next {
+    Exit(Exit),
+    /// Something was done; look again.
+    Again,
+    /// Translated code, and whether vector registers are in the host's.
+    Code(usize, bool),
+}
+
+/// CF, PF, AF, ZF and SF: what `lahf` gives.
+const LAHF: u64 = 0xd5;
+const OF: u64 = 1 << 11;
+
+impl Machine {
+    /// What to run next.
+    fn next(&mut self, context: &mut Context, tie: Option<u32>) -> Next {
+        let interpreter = &mut self.interpreter;
+        let waits = interpreter.connections().attention.is_raised();
+        let mut view = interpreter.view();
+        if waits || view.is_none() {
+            match interpreter.between_instructions() {
+                Between::Exit(exit) => return Next::Exit(exit),
+                Between::Stepped => return Next::Again,
+                Between::Done => {}
+            }
+            view = interpreter.view();
+        }
+        let Some(view) = view else {
+            self.interpret();
+            return Next::Again;
+        };
+        self.look_at_changes(context);
+        let Some(at) = self.interpreter.fetch() else {
+            self.interpret();
+            return Next::Again;
+        };
+        let mode = Mode { view: view as u8, vectors: view == View::User && self.interpreter.sse() };
+        let model = self.interpreter.model();
+        let decoding = Decoding {
+            options: model.decoder_options(),
+            features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
+        };
+        let ram = self.interpreter.connections().ram.clone();
+        let (code, found) = self.cache.find(at, mode, &ram, &decoding, &mut self.stats);
+        match found {
+            Found::Known => {}
+            Found::New { page: false } => {}
+            Found::New { page: true } => self.watch(context, &ram, at),
+            Found::NewAlone => {
+                self.jumps.clear(&mut context.jumps);
+                self.watch(context, &ram, at);
+            }
+        }
+        let rip = self.interpreter.rip();
+        match tie {
+            Some(number) if found != Found::NewAlone => {
+                self.cache.tie(number, code);
+                self.stats.ties += 1;
+            }
+            _ => {
+                let view = usize::from(mode.view);
+                self.jumps.insert(&mut context.jumps, view, rip, code as u64);
+            }
+        }
+        self.hand_over(context, rip, mode.vectors);
+        Next::Code(code, mode.vectors)
+    }
+
+    /// A page holds translated code from now on: writes to it must be seen.
+    fn watch(&mut self, context: &mut Context, ram: &posada_memory::GuestRam, at: usize) {
+        if let Some(host) = ram.host_address(at - at % PAGE_SIZE) {
+            self.tlb.protect(&mut context.tlb, host as u64);
+        }
+    }
+
+    /// Forgets what is no longer true since translated code last ran.
+    fn look_at_changes(&mut self, context: &mut Context) {
+        if self.cache.look_at_writes(&self.interpreter.connections().ram) {
+            self.stats.invalidations += 1;
+            self.jumps.clear(&mut context.jumps);
+        }
+        let flushes = self.interpreter.flushes();
+        if flushes != self.flushes {
+            self.flushes = flushes;
+            self.stats.flushes += 1;
+            self.tlb.clear(&mut context.tlb);
+            self.jumps.clear(&mut context.jumps);
+        }
+    }
+
+    fn interpret(&mut self) {
+        self.stats.interpreted += 1;
+        self.interpreter.interpret();
+    }
+
+    /// Gives translated code what it works on.
+    fn hand_over(&mut self, context: &mut Context, rip: u64, vectors: bool) {
+        self.stats.entries += 1;
+        let rflags = self.interpreter.rflags();
+        context.flags = (rflags & LAHF) << 8 | rflags >> 11 & 1;
+        context.gpr = *self.interpreter.gpr();
+        context.code_base = rip & !(PAGE_SIZE as u64 - 1);
+        context.bases = self.interpreter.bases();
+        context.attention = self.interpreter.connections().attention.flag();
+        if vectors {
+            context.ymm = ptr::from_mut(self.interpreter.ymm());
+            context.mxcsr = *self.interpreter.mxcsr();
+        } else {
+            context.ymm = ptr::null_mut();
+        }
+    }
+
+    /// Takes back what translated code has left.
+    fn take_back(&mut self, context: &Context) {
+        *self.interpreter.gpr() = context.gpr;
+        self.interpreter.set_rip(context.rip);
+        self.interpreter.set_arithmetic_flags(context.flags >> 8 & LAHF | (context.flags & 1) * OF);
+        if !context.ymm.is_null() {
+            *self.interpreter.mxcsr() = context.mxcsr;
+        }
+    }
+}
+
+/// An access whose page the translator's TLB does not know: where it goes in the host's memory, or 0 if the
+/// interpreter has to carry it out. `what`: bits 6:0 size in bytes; bit 7 a write; bits 9:8 the view; bit 10 must be
+/// aligned.
+unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u64 {
+    // SAFETY: translated code passes the context that it runs with; `run_here` uses no reference meanwhile.
+    let context = unsafe { &mut *context };
+    // SAFETY: as above; the machine is the one that the context was made with.
+    let machine = unsafe { &mut *context.machine.cast::<Machine>() };
+    machine.stats.tlb_misses += 1;
+    let (size, write, view) = (u64::from(what & 0x7f), what & 0x80 != 0, what as usize >> 8 & 3);
+    let page = PAGE_SIZE as u64 - 1;
+    if (linear & page) + size > page + 1 || what & 1 << 10 != 0 && linear & (size - 1) != 0 {
+        return 0;
+    }
+    let Some(at) = machine.interpreter.place(linear, write) else { return 0 };
+    let ram = &machine.interpreter.connections().ram;
+    if write && ram.is_watched(at / PAGE_SIZE) {
+        return 0;
+    }
+    let Some(host) = ram.host_address(at) else { return 0 };
+    let host = host as u64;
+    machine.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page));
+    host
+}
+
+impl Vcpu for Translator {
+    fn run(&mut self) -> Result<Exit, Error> {
+        let before = gs_base();
+        // SAFETY: nothing of the host's uses `gs` in 64-bit programs; it is put back below.
+        unsafe { set_gs_base(self.context.as_ptr() as u64) };
+        let exit = self.run_here();
+        // SAFETY: it is what was there before.
+        unsafe { set_gs_base(before) };
+        exit
+    }
+
+    fn state(&self) -> State {
+        self.machine().interpreter.state()
+    }
+
+    fn set_state(&mut self, state: &State) -> Result<(), Error> {
+        self.parts().0.interpreter.set_state(state)
+    }
+}
+
+const SYS_ARCH_PRCTL: u64 = 158;
+const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_GET_GS: u64 = 0x1004;
+
+fn arch_prctl(code: u64, address: u64) {
+    // SAFETY: arch_prctl(2) with these two codes changes `gs`, or the place that `address` points to; callers see
+    // to both. `syscall` changes `rax`, `rcx` and `r11`.
+    unsafe {
+        asm!("syscall", inout("rax") SYS_ARCH_PRCTL => _, in("rdi") code, in("rsi") address,
+            out("rcx") _, out("r11") _, options(nostack));
+    }
+}
+
+fn gs_base() -> u64 {
+    let mut base = 0_u64;
+    arch_prctl(ARCH_GET_GS, &raw mut base as u64);
+    base
+}
+
+/// # Safety
+/// Nothing may rely on `gs` but translated code.
+unsafe fn set_gs_base(base: u64) {
+    arch_prctl(ARCH_SET_GS, base);
+}

@@ -1,0 +1,184 @@
+//! What another engine of the same architecture asks of the interpreter.
+//!
+//! A translator carries out most instructions itself, and leaves the rest to the interpreter: it keeps the
+//! registers while its own code runs, hands them back, has one instruction interpreted, and takes them again. All
+//! that is not a general-purpose register, an arithmetic flag or a vector stays with the interpreter.
+
+use posada_vcpu::{Connections, Exit};
+
+use crate::{Interpreter, Model};
+use crate::core::segment;
+use crate::mmu::{self, Access, Place};
+use crate::op::Stop;
+
+/// Whose rights memory accesses have: what an engine may keep apart, so that it need not ask at each access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum View {
+    /// CPL below 3, with user pages out of reach (SMAP).
+    SupervisorGuarded = 0,
+    /// CPL below 3.
+    Supervisor = 1,
+    /// CPL 3.
+    User = 2,
+}
+
+/// What came between two instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Between {
+    /// The run is over.
+    Exit(Exit),
+    /// An instruction has been carried out, with all that goes with it: there may be more to see to.
+    Stepped,
+    /// Nothing that has not been seen to.
+    Done,
+}
+
+/// The interpreter as another engine's assistant.
+pub trait Assist {
+    /// The general-purpose registers, as instructions number them.
+    fn gpr(&mut self) -> &mut [u64; 16];
+    /// The instruction pointer.
+    fn rip(&self) -> u64;
+    /// Sets the instruction pointer.
+    fn set_rip(&mut self, rip: u64);
+    /// `rflags`.
+    fn rflags(&self) -> u64;
+    /// Sets CF, PF, AF, ZF, SF and OF, from where `rflags` has them.
+    fn set_arithmetic_flags(&mut self, bits: u64);
+    /// The vector registers, low quarter first.
+    fn ymm(&mut self) -> &mut [[u64; 4]; 16];
+    /// The SSE unit's control and status register.
+    fn mxcsr(&mut self) -> &mut u32;
+    /// The bases of `fs` and `gs`.
+    fn bases(&self) -> [u64; 2];
+    /// What the board gave.
+    fn connections(&self) -> &Connections;
+    /// What the processor announces.
+    fn model(&self) -> &Model;
+
+    /// Whose rights count, if the processor is in 64-bit mode and nothing has to be looked at between
+    /// instructions: shadows, single steps, breakpoints, alignment checks.
+    fn view(&self) -> Option<View>;
+    /// Whether SSE instructions can be carried out now, and none of their exceptions is unmasked.
+    fn sse(&self) -> bool;
+    /// A number that moves on whenever translations of addresses may have become stale.
+    fn flushes(&self) -> u64;
+    /// Whether an interrupt source may have something that waits for IF.
+    fn interrupts_wait(&self) -> bool;
+
+    /// Where in RAM the code at the instruction pointer is. `None`: nowhere, or fetching it faults.
+    fn fetch(&mut self) -> Option<usize>;
+    /// Where in RAM the byte at a linear address is, if it may be accessed. `None`: it is a device's, or the access
+    /// faults.
+    fn place(&mut self, linear: u64, write: bool) -> Option<usize>;
+
+    /// Sees to everything that waits between instructions. To be called before any instruction of this engine or of
+    /// another when [`view`](Self::view) says `None`, or attention was asked for.
+    fn between_instructions(&mut self) -> Between;
+    /// Carries out one instruction in 64-bit mode, or a few elsewhere, or delivers a fault.
+    fn interpret(&mut self);
+}
+
+impl Assist for Interpreter {
+    fn gpr(&mut self) -> &mut [u64; 16] {
+        self.core.registers.first_chunk_mut().unwrap_or_else(|| unreachable!("there are more than sixteen"))
+    }
+
+    fn rip(&self) -> u64 {
+        self.core.rip()
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.core.set_rip(rip);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.core.rflags()
+    }
+
+    fn set_arithmetic_flags(&mut self, bits: u64) {
+        self.core.flags.set(bits);
+    }
+
+    fn ymm(&mut self) -> &mut [[u64; 4]; 16] {
+        &mut self.core.ymm
+    }
+
+    fn mxcsr(&mut self) -> &mut u32 {
+        &mut self.core.mxcsr
+    }
+
+    fn bases(&self) -> [u64; 2] {
+        [segment::FS, segment::GS].map(|number| self.core.views[usize::from(number)].base)
+    }
+
+    fn connections(&self) -> &Connections {
+        &self.core.connections
+    }
+
+    fn model(&self) -> &Model {
+        &self.core.model
+    }
+
+    fn view(&self) -> Option<View> {
+        let core = &self.core;
+        if !core.long64 || core.slow || core.debugging {
+            return None;
+        }
+        match core.mmu.view() {
+            mmu::View::SupervisorGuarded => Some(View::SupervisorGuarded),
+            mmu::View::Supervisor => Some(View::Supervisor),
+            mmu::View::User => Some(View::User),
+            mmu::View::Watched => None,
+        }
+    }
+
+    fn sse(&self) -> bool {
+        const MASKED: u32 = 0x1f80;
+        !self.core.sse_off && self.core.mxcsr & MASKED == MASKED
+    }
+
+    fn flushes(&self) -> u64 {
+        self.core.mmu.flushes()
+    }
+
+    fn interrupts_wait(&self) -> bool {
+        self.core.interrupts_wait
+    }
+
+    fn fetch(&mut self) -> Option<usize> {
+        let rip = self.core.rip();
+        match self.core.place(segment::CS, rip, Access::Execute) {
+            Ok(Place::Ram(at)) => Some(at),
+            _ => None,
+        }
+    }
+
+    fn place(&mut self, linear: u64, write: bool) -> Option<usize> {
+        let access = if write { Access::Write } else { Access::Read };
+        match self.core.place(segment::DS, linear, access) {
+            Ok(Place::Ram(at)) => Some(at),
+            _ => None,
+        }
+    }
+
+    fn between_instructions(&mut self) -> Between {
+        if self.core.slow || self.core.connections.attention.is_raised() {
+            if let Some(exit) = self.between() {
+                return Between::Exit(exit);
+            }
+            if self.core.needs_stepping() {
+                self.step();
+                return Between::Stepped;
+            }
+        }
+        Between::Done
+    }
+
+    fn interpret(&mut self) {
+        if self.block(self.core.long64) == Err(Stop::Fault) {
+            self.core.deliver_fault();
+        }
+    }
+}
