@@ -1,5 +1,7 @@
 //! `--trace`: what a guest does, for those who study it, on standard error.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -31,6 +33,8 @@ pub(crate) fn start(topics: &[Topic]) {
     let filter = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_targets(topics.iter().map(|topic| (topic.target(), LevelFilter::TRACE)));
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(format).with(filter).init();
 }

@@ -116,7 +116,7 @@ impl Translator {
             machine.take_back(context);
             match why & 3 {
                 reason::INTERPRET => machine.interpret(),
-                reason::TIE => tie = Some(why >> 2),
+                reason::TIE => tie = Some((why >> 2, context.rip)),
                 reason::ATTENTION => machine.stats.attention += 1,
                 _ => {}
             }
@@ -138,7 +138,7 @@ const OF: u64 = 1 << 11;
 
 impl Machine {
     /// What to run next.
-    fn next(&mut self, context: &mut Context, tie: Option<u32>) -> Next {
+    fn next(&mut self, context: &mut Context, tie: Option<(u32, u64)>) -> Next {
         let interpreter = &mut self.interpreter;
         let waits = interpreter.connections().attention.is_raised();
         let mut view = interpreter.view();
@@ -178,7 +178,8 @@ impl Machine {
         }
         let rip = self.interpreter.rip();
         match tie {
-            Some(number) if found != Found::NewAlone => {
+            // An interrupt may have come between.
+            Some((number, target)) if target == rip && found != Found::NewAlone => {
                 self.cache.tie(number, code);
                 self.stats.ties += 1;
             }

@@ -8,9 +8,10 @@ use crate::{Engine, Pc};
 pub enum Error {
     /// The guest cannot have this much memory.
     #[error(
-        "a guest cannot have {bytes} bytes of memory: give it from {} MiB to {} GiB, in whole pages of 4 KiB",
-        MIN_MEMORY >> 20,
-        MAX_MEMORY >> 30
+        "a guest cannot have {} of memory: give it from {} to {}, in whole pages of 4 KiB",
+        size(*bytes),
+        size(MIN_MEMORY),
+        size(MAX_MEMORY)
     )]
     Memory {
         /// What was asked for.
@@ -18,8 +19,9 @@ pub enum Error {
     },
     /// The host has less memory than the guest is to have.
     #[error(
-        "a guest cannot have {bytes} bytes of memory: this host has {host} bytes, swap space included; give it \
-         less"
+        "a guest cannot have {} of memory: this host has {}, swap space included; give it less",
+        size(*bytes),
+        size(*host >> 20 << 20)
     )]
     HostMemory {
         /// What was asked for.
@@ -59,4 +61,25 @@ pub enum Error {
     /// The host would not make a thread.
     #[error("could not start a thread for the guest: {0}")]
     Thread(std::io::Error),
+}
+
+/// Bytes in the largest unit of which they are a whole number.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(shift, _)| bytes >> shift << shift == bytes && bytes != 0);
+    unit.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_given_in_units_that_people_use() {
+        let refused = Error::Memory { bytes: 1000 << 30 }.to_string();
+        let expected =
+            "a guest cannot have 1000 GiB of memory: give it from 4 MiB to 512 GiB, in whole pages of 4 KiB";
+        assert_eq!(refused, expected);
+        assert_eq!([0, 4097, 1536 << 20].map(size), ["0 bytes", "4097 bytes", "1536 MiB"]);
+    }
 }

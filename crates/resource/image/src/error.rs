@@ -97,14 +97,14 @@ pub enum Error {
     },
 
     /// Reading, writing or running something failed.
-    #[error("could not {doing} {}: {source}{}", path.display(), advice(source))]
+    #[error("could not {doing} {}: {cause}{}", path.display(), advice(cause))]
     Io {
         /// "write", "read", "create".
         doing: &'static str,
         /// What it was done to.
         path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
+        /// Why it failed. The message has it already, so it is not the error's source as well.
+        cause: io::Error,
     },
 
     /// A cached image was changed by something else.
@@ -143,7 +143,7 @@ impl Error {
     /// For `map_err`: `path` could not be read, written, and so on.
     pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();
-        move |source| Self::Io { doing, path, source }
+        move |cause| Self::Io { doing, path, cause }
     }
 }
 

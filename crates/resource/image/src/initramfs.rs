@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use cpio::newc::{Builder, ModeFileType, trailer};
 
 /// An archive in the making. Folders above a file are made along with it.
-pub(crate) struct Initramfs<W: Write> {
+pub struct Initramfs<W: Write> {
     /// `None` only while an entry is written, or after an error.
     out: Option<W>,
     entries: u32,
@@ -19,42 +19,37 @@ pub(crate) struct Initramfs<W: Write> {
 
 impl<W: Write> Initramfs<W> {
     /// An empty archive that is written to `out`.
-    pub(crate) fn new(out: W) -> Self {
+    pub fn new(out: W) -> Self {
         Self { out: Some(out), entries: 0, folders: BTreeSet::new() }
     }
 
     /// Adds a folder with these permissions.
-    pub(crate) fn folder(&mut self, path: &str, permissions: u32) -> io::Result<()> {
+    pub fn folder(&mut self, path: &str, permissions: u32) -> io::Result<()> {
         self.parents(path)?;
         self.folders.insert(path.to_owned());
         self.entry(path, ModeFileType::Directory, permissions, (0, 0), &[])
     }
 
     /// Adds a file with these permissions.
-    pub(crate) fn file(&mut self, path: &str, permissions: u32, contents: &[u8]) -> io::Result<()> {
+    pub fn file(&mut self, path: &str, permissions: u32, contents: &[u8]) -> io::Result<()> {
         self.parents(path)?;
         self.entry(path, ModeFileType::Regular, permissions, (0, 0), contents)
     }
 
     /// Adds a symbolic link to `target`.
-    pub(crate) fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
+    pub fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
         self.parents(path)?;
         self.entry(path, ModeFileType::Symlink, 0o777, (0, 0), target.as_bytes())
     }
 
     /// Adds a character device.
-    pub(crate) fn character_device(
-        &mut self,
-        path: &str,
-        permissions: u32,
-        number: (u32, u32),
-    ) -> io::Result<()> {
+    pub fn character_device(&mut self, path: &str, permissions: u32, number: (u32, u32)) -> io::Result<()> {
         self.parents(path)?;
         self.entry(path, ModeFileType::Char, permissions, number, &[])
     }
 
     /// Ends the archive. Its length is a multiple of four, so that another one may follow.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         trailer(self.take()?)
     }
 

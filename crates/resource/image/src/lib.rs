@@ -61,4 +61,5 @@ pub mod session;
 pub use cache::{Entry, Package};
 pub use error::{Error, Result};
 pub use images::{Image, Images};
+pub use initramfs::Initramfs;
 pub use progress::{Progress, Silent};
