@@ -327,8 +327,8 @@ impl State {
         state
     }
 
-    /// The current privilege level.
+    /// The current privilege level: 0 in real mode, whatever the stack segment's attributes say.
     pub fn cpl(&self) -> u8 {
-        self.segments.ss.dpl()
+        if self.cr0 & cr0::PE == 0 { 0 } else { self.segments.ss.dpl() }
     }
 }

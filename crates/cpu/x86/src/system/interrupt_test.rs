@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use iced_x86::code_asm::*;
 use posada_vcpu::x86::gpr::{RAX, RSP};
-use posada_vcpu::x86::{Running, Segment, rflags};
+use posada_vcpu::x86::{Running, Segment, cr0, rflags};
 use posada_vcpu::{Event, Exit, Interrupts};
 
 use crate::exception::vector;
@@ -499,6 +499,21 @@ fn a_table_too_short_shuts_real_mode_down() {
     let guest = Guest::real().with_system().with(|state| state.idtr.limit = 8 * 4);
     let outcome = guest.code(|a| a.int(0x21)).run_delivering();
     assert_eq!(outcome.exit, Some(Exit::Shutdown));
+}
+
+#[test]
+fn no_alignment_counts_in_real_mode_even_in_a_state_that_no_guest_reaches() {
+    let outcome = Guest::real()
+        .with_system()
+        .flags(rflags::AC)
+        .with(|state| {
+            state.cr0 |= cr0::AM;
+            state.segments.ss.attributes |= 3 << 5;
+            state.gpr[RSP] = STACK - 1;
+        })
+        .code(|a| a.ud2())
+        .run_delivering();
+    assert_eq!(outcome.delivered(), Some(vector::UD));
 }
 
 // The flag.
