@@ -75,7 +75,7 @@ const GDT_LIMIT: u16 = 0xff;
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input(data);
     let guest = Guest::new(&mut input);
-    let calm = input.u8() & 7 == 0;
+    let calm = input.u8().is_multiple_of(8);
     let attention = Arc::new(Attention::default());
     let outside = Arc::new(Outside {
         attention: Arc::clone(&attention),
@@ -224,12 +224,12 @@ impl Bus for Outside {
 
 impl Interrupts for Outside {
     fn pending(&self) -> bool {
-        self.random() & 3 == 0
+        self.random().is_multiple_of(4)
     }
 
     fn acknowledge(&self) -> Option<u8> {
         let random = self.random();
-        (random >> 32 & 7 == 0).then_some(random as u8 | 0x20)
+        (random >> 32).is_multiple_of(8).then_some(random as u8 | 0x20)
     }
 
     fn take_event(&self) -> Option<Event> {
@@ -300,12 +300,12 @@ impl Guest {
         let ring = u16::from(shape & 3);
         let bits = match mode {
             Mode::Real | Mode::V8086 => 16,
-            Mode::Long if shape & 12 != 0 => 64,
+            Mode::Long if shape & 0xc != 0 => 64,
             _ if shape & 16 != 0 => 16,
             _ => 32,
         };
         let mut guest = Self { ram, state: State::reset(), offset: 0 };
-        guest.state = guest.registers(mode, bits, ring, input);
+        guest.state = Self::registers(mode, bits, ring, input);
         guest.descriptors(mode, input);
         guest.tables(mode, input);
         guest.offset = if input.flag() { input.u16() % PAGE as u16 } else { 0 };
@@ -324,7 +324,7 @@ impl Guest {
         self.put(at, &value.to_le_bytes());
     }
 
-    fn registers(&self, mode: Mode, bits: u32, ring: u16, input: &mut Input<'_>) -> State {
+    fn registers(mode: Mode, bits: u32, ring: u16, input: &mut Input<'_>) -> State {
         let mut state = match mode {
             Mode::Real => State { cr0: cr0::ET, ..State::reset() },
             Mode::Long => State::long_mode(CODE, TABLES),
@@ -467,10 +467,10 @@ impl Guest {
         let directory = levels.last().expect("there is one");
         let large = if mode == Mode::Paged { 4 << 20 } else { 2 << 20 };
         for n in 1..4 {
-            put(directory + n * width, n * large | 0x87);
+            put(directory + n * width, (n * large) | 0x87);
         }
         for page in 0..PAGE / width {
-            put(directory + PAGE + page * width, page * PAGE | 7);
+            put(directory + PAGE + page * width, (page * PAGE) | 7);
         }
         for _ in 0..input.u8() & 3 {
             let page = u64::from(input.u8());
@@ -496,8 +496,7 @@ impl Guest {
             10 => s.cs.base = input.value(),
             11 => s.cs.attributes ^= input.u16(),
             12 => {
-                let segment = &mut s.data_mut()[usize::from(input.u8() % 5)];
-                **segment = Segment {
+                *s.data_mut()[usize::from(input.u8() % 5)] = Segment {
                     selector: input.u16(),
                     base: input.value(),
                     limit: input.value() as u32,

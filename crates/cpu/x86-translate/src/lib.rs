@@ -4,7 +4,7 @@
 //! itself, and keeps the translated code in a cache. Here guest and host have the same instruction set, so most
 //! instructions are copied as they are (*identity translation*): guest registers are in host registers, guest flags
 //! in the host's, guest vectors in the host's. What is added are checks: each memory access goes through a software
-//! TLB ([`mod@tlb`]), each jump to another page through a table of known addresses ([`mod@jumps`]). Whatever is not
+//! TLB (`tlb`), each jump to another page through a table of known addresses (`jumps`). Whatever is not
 //! copied is carried out by the interpreter of [`posada_x86`], one instruction at a time.
 #![allow(unsafe_code)]
 
@@ -14,10 +14,13 @@ mod cache;
 mod classify;
 mod context;
 mod entry;
+mod filled;
 mod flags;
+mod helpers;
 mod jumps;
 mod memory;
 mod registers;
+mod sensitive;
 mod stats;
 mod tlb;
 mod translator;
