@@ -347,4 +347,7 @@ fn report(pc: &Pc, took: std::time::Duration) {
         ),
         None => eprintln!("posada: {seconds:.2} s"),
     }
+    for (cpu, report) in pc.reports().iter().enumerate() {
+        eprint!("posada: processor {cpu}\n{report}");
+    }
 }

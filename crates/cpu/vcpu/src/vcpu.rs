@@ -64,4 +64,9 @@ pub trait Vcpu: Send {
     fn instructions(&self) -> Option<u64> {
         None
     }
+
+    /// What the engine has to tell of its work, as lines of text for people; none, if it keeps no account.
+    fn report(&self) -> Option<String> {
+        None
+    }
 }

@@ -13,6 +13,7 @@ const GS: u8 = 0x65;
 #[derive(Clone, Copy)]
 pub(crate) enum Op {
     Add = 0x03,
+    Or = 0x0b,
     And = 0x23,
     Sub = 0x2b,
     Xor = 0x33,
@@ -26,6 +27,7 @@ pub(crate) enum Op {
 pub(crate) struct Condition(pub(crate) u8);
 
 impl Condition {
+    pub(crate) const E: Self = Self(4);
     pub(crate) const NE: Self = Self(5);
     pub(crate) const ABOVE: Self = Self(7);
 }
@@ -61,11 +63,6 @@ impl Asm {
     /// Bytes written so far.
     pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    /// The address of what is written next.
-    pub(crate) fn here(&self) -> usize {
-        self.start + self.len
     }
 
     /// Where a hole will be in memory.
@@ -238,6 +235,35 @@ impl Asm {
     /// `cmp dword ptr [r10], 0`.
     pub(crate) fn compare_r10_memory_with_zero(&mut self) {
         self.bytes(&[0x41, 0x83, 0x3a, 0]);
+    }
+
+    /// `mov qword ptr gs:[offset], value`, sign-extended; leaves the flags.
+    pub(crate) fn store_context_value(&mut self, offset: i32, value: i32) {
+        self.bytes(&[GS, 0x48, 0xc7, 0x04, 0x25]);
+        self.int(offset);
+        self.int(value);
+    }
+
+    /// `cmp qword ptr gs:[offset], 0`.
+    pub(crate) fn compare_context_with_zero(&mut self, offset: i32) {
+        self.bytes(&[GS, 0x48, 0x83, 0x3c, 0x25]);
+        self.int(offset);
+        self.byte(0);
+    }
+
+    /// `pushfq; pop r11`: on the host's own stack.
+    pub(crate) fn push_flags_to_r11(&mut self) {
+        self.bytes(&[0x9c, 0x41, 0x5b]);
+    }
+
+    /// Puts the arithmetic flags in `r10`, as `rflags` has them, where [`save_flags`](Self::save_flags) would; changes
+    /// `r10`, `r11` and the flags.
+    pub(crate) fn r10_to_saved_flags(&mut self, offset: i32) {
+        self.mov(R11, R10);
+        // shr r11d, 11; and r11d, 1; movzx r10d, r10b; shl r10d, 8; or r10d, r11d
+        self.bytes(&[0x41, 0xc1, 0xeb, 11, 0x41, 0x83, 0xe3, 1, 0x45, 0x0f, 0xb6, 0xd2, 0x41, 0xc1, 0xe2, 8]);
+        self.with_register(Op::Or, false, R10, R11);
+        self.store_context(offset, R10);
     }
 
     /// `jcc`, to be filled in.

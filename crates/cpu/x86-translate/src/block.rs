@@ -8,7 +8,8 @@ use crate::asm::{Asm, Condition, Hole, Op, Sum};
 use crate::context::register::{R10, R11, RSP};
 use crate::context::{Context, offset};
 use crate::entry::reason;
-use crate::flags::Flags;
+use crate::flags::{Flags, Recipe};
+use crate::helpers::help;
 use crate::registers::{self, with_number};
 use crate::{classify, tlb};
 
@@ -57,20 +58,20 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    fn on_stack(displacement: i32) -> Self {
+    pub(crate) fn on_stack(displacement: i32) -> Self {
         Self { base: Some(RSP), index: None, displacement, in_code: false, segment: None, wide: true }
     }
 }
 
 /// How memory is accessed.
 #[derive(Clone, Copy, Debug)]
-struct Access {
-    address: Address,
+pub(crate) struct Access {
+    pub(crate) address: Address,
     /// In bytes.
-    size: u32,
-    write: bool,
+    pub(crate) size: u32,
+    pub(crate) write: bool,
     /// Must lie at a multiple of its size.
-    aligned: bool,
+    pub(crate) aligned: bool,
 }
 
 /// Code that is hardly ever run, behind the rest.
@@ -80,22 +81,24 @@ struct Stub {
     kind: StubKind,
 }
 
-enum StubKind {
+pub(crate) enum StubKind {
     /// An access that the TLB does not know; goes on at a place in the code.
     Access(Access, u32, usize),
     /// Leaves, with a reason, and a distance from the running page.
     Leave(u32, i32),
     /// A jump to another page, at this distance, of the instruction there.
     Jump(i32, u32),
+    /// A jump to a linear address that is not in the table, of the instruction there; goes on at a place in the code.
+    Find(u32, usize),
 }
 
 /// An instruction that is not for translation.
-struct ForInterpreter;
+pub(crate) struct ForInterpreter;
 
-type Outcome = Result<(), ForInterpreter>;
+pub(crate) type Outcome = Result<(), ForInterpreter>;
 
 pub(crate) struct Writer<'a> {
-    asm: Asm,
+    pub(crate) asm: Asm,
     mode: Mode,
     flags: Flags,
     stubs: Vec<Stub>,
@@ -161,7 +164,10 @@ impl<'a> Writer<'a> {
             self.poll_if_free();
             let before = (self.asm.len(), self.stubs.len(), self.flags, self.polled, self.ties.len());
             let result = match instruction.flow_control() {
-                FlowControl::Next => self.straight(&instruction).map(|()| false),
+                FlowControl::Next => match self.sensitive(&instruction) {
+                    Some(result) => result,
+                    None => self.straight(&instruction).map(|()| false),
+                },
                 FlowControl::ConditionalBranch => self.conditional(&instruction).map(|()| false),
                 FlowControl::UnconditionalBranch => self.jump(&instruction).map(|()| true),
                 FlowControl::IndirectBranch => self.jump_indirect(&instruction).map(|()| true),
@@ -198,7 +204,7 @@ impl<'a> Writer<'a> {
         self.asm.jump_context(offset::LEAVE + 8 * i32::from(self.mode.vectors));
     }
 
-    fn stub(&mut self, hole: Hole, kind: StubKind) {
+    pub(crate) fn stub(&mut self, hole: Hole, kind: StubKind) {
         self.stubs.push(Stub { holes: vec![hole], flags: self.flags, kind });
     }
 
@@ -223,6 +229,15 @@ impl<'a> Writer<'a> {
                         self.asm.unsigned(R11, what);
                         self.asm.call_context(offset::SLOW_ACCESS + 8 * i32::from(self.mode.vectors));
                         self.asm.jump_back(resume);
+                    }
+                    StubKind::Find(at, resume) => {
+                        let (view, vectors) = (u32::from(self.mode.view), u32::from(self.mode.vectors));
+                        self.asm.unsigned(R11, help::FIND_JUMP | view << 8 | vectors << 10);
+                        self.call_help();
+                        self.asm.test(true, R11);
+                        let hole = self.asm.jump_if(Condition::NE);
+                        self.leave(stub.flags, reason::INTERPRET, at as i32);
+                        self.asm.lead(hole, resume);
                     }
                     StubKind::Jump(distance, at) => {
                         (self.flags, self.at) = (stub.flags, at);
@@ -300,8 +315,9 @@ impl<'a> Writer<'a> {
         self.asm.low_word_times_16();
         self.asm.with_table(Op::Cmp, R10, R11, table);
         let hole = self.asm.jump_if(Condition::NE);
-        self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at as i32));
         self.asm.with_table(Op::Load, R11, R11, table + 8);
+        let resume = self.asm.len();
+        self.stub(hole, StubKind::Find(self.at, resume));
         self.asm.with_value(Op::And, true, R10, -PAGE);
     }
 
@@ -511,7 +527,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Finds where an access goes in the host's memory, into `r10`; the flags are lost.
-    fn access(&mut self, access: Access) {
+    pub(crate) fn access(&mut self, access: Access) {
         self.flags.lose(&mut self.asm);
         let before = self.flags;
         self.address(&access.address);
@@ -530,6 +546,52 @@ impl<'a> Writer<'a> {
         self.stubs.push(Stub { holes, flags: before, kind: StubKind::Access(access, self.at, resume) });
     }
 
+    // For instructions that are elsewhere.
+
+    /// CPL is not 3.
+    pub(crate) fn is_supervisor(&self) -> bool {
+        self.mode.view != posada_x86::View::User as u8
+    }
+
+    /// Where the current instruction is in its page.
+    pub(crate) fn at(&self) -> i32 {
+        self.at as i32
+    }
+
+    pub(crate) fn call_help(&mut self) {
+        self.asm.call_context(offset::HELP + 8 * i32::from(self.mode.vectors));
+    }
+
+    pub(crate) fn flags_lost(&mut self) {
+        self.flags.lose(&mut self.asm);
+    }
+
+    pub(crate) fn flags_wanted(&mut self) {
+        self.flags.want(&mut self.asm);
+    }
+
+    /// They have been put where they are saved to.
+    pub(crate) fn flags_saved(&mut self) {
+        self.flags = Flags::Lost(Recipe::Saved);
+    }
+
+    /// Registers, a bit each, are about to change.
+    pub(crate) fn before_writing(&mut self, written: u16) {
+        self.flags.before_writing(&mut self.asm, written);
+    }
+
+    /// Goes on with the next instruction, whose view is another: by a tie, as this is where the view is known from.
+    /// The flags are in the host's.
+    pub(crate) fn go_to_another_view(&mut self) {
+        let next = self.next as i32;
+        if next == PAGE {
+            // Nothing is tied to another page.
+            return self.leave(self.flags, reason::ATTENTION, next);
+        }
+        let hole = self.asm.jump();
+        self.tie(hole, next);
+    }
+
     // Registers.
 
     fn load_guest(&mut self, to: u8, guest: u8) {
@@ -546,7 +608,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn move_stack(&mut self, by: i32) {
+    pub(crate) fn move_stack(&mut self, by: i32) {
         self.flags.before_moving_stack(&mut self.asm, by);
         let stack = registers::host(RSP).unwrap_or(R10);
         self.asm.add_to(stack, stack, by);
@@ -608,14 +670,13 @@ impl<'a> Writer<'a> {
             return Err(ForInterpreter);
         }
         let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
-        if number == RSP {
-            return Err(ForInterpreter);
-        }
         self.flags.before_writing(&mut self.asm, 1 << number);
         self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
         self.asm.with_memory(Op::Load, R10, R10, 0);
         self.store_guest(number, R10);
-        self.move_stack(8);
+        if number != RSP {
+            self.move_stack(8);
+        }
         Ok(())
     }
 

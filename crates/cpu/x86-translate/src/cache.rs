@@ -123,7 +123,7 @@ impl CodeCache {
             return (*code, Found::Known);
         }
         let mut found = Found::New { page: false };
-        if self.memory.len() - self.memory.used() < LARGEST_BLOCK {
+        if !self.has_room() {
             self.clear();
             stats.clears += 1;
             found = Found::NewAlone;
@@ -154,6 +154,16 @@ impl CodeCache {
         stats.blocks += 1;
         stats.instructions += written.instructions as u64;
         (code, found)
+    }
+
+    /// Whether no page has been written since [`look_at_writes`](Self::look_at_writes) last looked.
+    pub(crate) fn is_up_to_date(&self, ram: &GuestRam) -> bool {
+        ram.code_epoch() == self.epoch
+    }
+
+    /// Whether a block can be added without forgetting others.
+    pub(crate) fn has_room(&self) -> bool {
+        self.memory.len() - self.memory.used() >= LARGEST_BLOCK
     }
 
     /// Lets a jump lead to code.

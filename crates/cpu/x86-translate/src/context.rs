@@ -8,7 +8,6 @@ use crate::{jumps, tlb};
 
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
-    pub(crate) const RAX: u8 = 0;
     pub(crate) const RSP: u8 = 4;
     pub(crate) const R10: u8 = 10;
     pub(crate) const R11: u8 = 11;
@@ -26,8 +25,16 @@ pub(crate) struct Context {
     pub(crate) code_base: u64,
     /// The arithmetic flags, while the host's hold something else: OF in bit 0, and in bits 15:8 what `lahf` gives.
     pub(crate) flags: u64,
-    /// Bases of `fs` and `gs`.
-    pub(crate) bases: [u64; 2],
+    /// Bases of `fs` and `gs`, and what `swapgs` exchanges the latter with.
+    pub(crate) bases: [u64; 3],
+    /// The flags that are neither arithmetic nor the two below.
+    pub(crate) system_flags: u64,
+    /// `rflags.IF`, where `rflags` has it.
+    pub(crate) interrupt_flag: u64,
+    /// `rflags.AC`, where `rflags` has it.
+    pub(crate) access_flag: u64,
+    /// Not zero: an interrupt may wait for `rflags.IF`.
+    pub(crate) interrupts_wait: u64,
     /// Not zero: somebody wants the dispatcher to look up.
     pub(crate) attention: *const AtomicU32,
     pub(crate) myself: *mut Context,
@@ -55,8 +62,11 @@ pub(crate) struct Context {
 pub(crate) struct Routines {
     pub(crate) leave: [usize; 2],
     pub(crate) slow_access: [usize; 2],
+    pub(crate) help: [usize; 2],
     /// Called by `slow_access`.
     pub(crate) access: usize,
+    /// Called by `help`.
+    pub(crate) helper: usize,
 }
 
 macro_rules! offsets {
@@ -70,7 +80,6 @@ macro_rules! offsets {
 
 offsets! {
     GPR = gpr;
-    RIP = rip;
     CODE_BASE = code_base;
     FLAGS = flags;
     BASES = bases;
@@ -79,6 +88,11 @@ offsets! {
     TARGET = target;
     LEAVE = routines.leave;
     SLOW_ACCESS = routines.slow_access;
+    HELP = routines.help;
+    SYSTEM_FLAGS = system_flags;
+    INTERRUPT_FLAG = interrupt_flag;
+    ACCESS_FLAG = access_flag;
+    INTERRUPTS_WAIT = interrupts_wait;
     JUMPS = jumps;
     TLB = tlb;
 }

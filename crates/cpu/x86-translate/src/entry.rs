@@ -18,17 +18,44 @@ pub(crate) mod reason {
     pub(crate) const TIE: u32 = 1;
     /// Attention was asked for.
     pub(crate) const ATTENTION: u32 = 2;
-    /// Go on at `rip`.
-    pub(crate) const CONTINUE: u32 = 3;
 }
 
 /// The routines, for translated code to find.
-pub(crate) fn routines(access: unsafe extern "C" fn(*mut Context, u64, u32) -> u64) -> Routines {
+pub(crate) fn routines(access: Helper, helper: Helper) -> Routines {
     Routines {
         leave: [leave as *const () as usize, leave_with_vectors as *const () as usize],
         slow_access: [slow_access as *const () as usize, slow_access_with_vectors as *const () as usize],
+        help: [help as *const () as usize, help_with_vectors as *const () as usize],
         access: access as *const () as usize,
+        helper: helper as *const () as usize,
     }
+}
+
+/// What translated code has done outside: with an address or another number, and what to do.
+pub(crate) type Helper = unsafe extern "C" fn(*mut Context, u64, u32) -> u64;
+
+/// Takes the vector registers from where the address in a register says.
+macro_rules! load_vectors {
+    ($at:literal) => {
+        concat!(
+            "vmovdqu xmm0, [", $at, " + 0x0]\n",
+            "vmovdqu xmm1, [", $at, " + 0x20]\n",
+            "vmovdqu xmm2, [", $at, " + 0x40]\n",
+            "vmovdqu xmm3, [", $at, " + 0x60]\n",
+            "vmovdqu xmm4, [", $at, " + 0x80]\n",
+            "vmovdqu xmm5, [", $at, " + 0xa0]\n",
+            "vmovdqu xmm6, [", $at, " + 0xc0]\n",
+            "vmovdqu xmm7, [", $at, " + 0xe0]\n",
+            "vmovdqu xmm8, [", $at, " + 0x100]\n",
+            "vmovdqu xmm9, [", $at, " + 0x120]\n",
+            "vmovdqu xmm10, [", $at, " + 0x140]\n",
+            "vmovdqu xmm11, [", $at, " + 0x160]\n",
+            "vmovdqu xmm12, [", $at, " + 0x180]\n",
+            "vmovdqu xmm13, [", $at, " + 0x1a0]\n",
+            "vmovdqu xmm14, [", $at, " + 0x1c0]\n",
+            "vmovdqu xmm15, [", $at, " + 0x1e0]\n",
+        )
+    };
 }
 
 /// Runs translated code at `code` until it leaves; returns why, and `Context::rip` says where.
@@ -81,22 +108,7 @@ pub(crate) unsafe extern "C" fn enter_with_vectors(code: usize) -> u32 {
         "stmxcsr gs:[{host_mxcsr}]",
         "ldmxcsr gs:[{mxcsr}]",
         "mov rax, gs:[{ymm}]",
-        "vmovdqu ymm0, [rax]",
-        "vmovdqu ymm1, [rax + 0x20]",
-        "vmovdqu ymm2, [rax + 0x40]",
-        "vmovdqu ymm3, [rax + 0x60]",
-        "vmovdqu ymm4, [rax + 0x80]",
-        "vmovdqu ymm5, [rax + 0xa0]",
-        "vmovdqu ymm6, [rax + 0xc0]",
-        "vmovdqu ymm7, [rax + 0xe0]",
-        "vmovdqu ymm8, [rax + 0x100]",
-        "vmovdqu ymm9, [rax + 0x120]",
-        "vmovdqu ymm10, [rax + 0x140]",
-        "vmovdqu ymm11, [rax + 0x160]",
-        "vmovdqu ymm12, [rax + 0x180]",
-        "vmovdqu ymm13, [rax + 0x1a0]",
-        "vmovdqu ymm14, [rax + 0x1c0]",
-        "vmovdqu ymm15, [rax + 0x1e0]",
+        load_vectors!("rax"),
         "jmp {enter}",
         ymm = const offset_of!(Context, ymm),
         mxcsr = const offset_of!(Context, mxcsr),
@@ -131,23 +143,22 @@ macro_rules! save_registers {
 macro_rules! save_vectors {
     () => {
         "mov rax, gs:[{ymm}]
-         vmovdqu [rax], ymm0
-         vmovdqu [rax + 0x20], ymm1
-         vmovdqu [rax + 0x40], ymm2
-         vmovdqu [rax + 0x60], ymm3
-         vmovdqu [rax + 0x80], ymm4
-         vmovdqu [rax + 0xa0], ymm5
-         vmovdqu [rax + 0xc0], ymm6
-         vmovdqu [rax + 0xe0], ymm7
-         vmovdqu [rax + 0x100], ymm8
-         vmovdqu [rax + 0x120], ymm9
-         vmovdqu [rax + 0x140], ymm10
-         vmovdqu [rax + 0x160], ymm11
-         vmovdqu [rax + 0x180], ymm12
-         vmovdqu [rax + 0x1a0], ymm13
-         vmovdqu [rax + 0x1c0], ymm14
-         vmovdqu [rax + 0x1e0], ymm15
-         vzeroupper
+         vmovdqu [rax], xmm0
+         vmovdqu [rax + 0x20], xmm1
+         vmovdqu [rax + 0x40], xmm2
+         vmovdqu [rax + 0x60], xmm3
+         vmovdqu [rax + 0x80], xmm4
+         vmovdqu [rax + 0xa0], xmm5
+         vmovdqu [rax + 0xc0], xmm6
+         vmovdqu [rax + 0xe0], xmm7
+         vmovdqu [rax + 0x100], xmm8
+         vmovdqu [rax + 0x120], xmm9
+         vmovdqu [rax + 0x140], xmm10
+         vmovdqu [rax + 0x160], xmm11
+         vmovdqu [rax + 0x180], xmm12
+         vmovdqu [rax + 0x1a0], xmm13
+         vmovdqu [rax + 0x1c0], xmm14
+         vmovdqu [rax + 0x1e0], xmm15
          stmxcsr gs:[{mxcsr}]
          ldmxcsr gs:[{host_mxcsr}]"
     };
@@ -257,22 +268,7 @@ unsafe extern "C" fn slow_access_with_vectors() {
         "lea rsp, [rsp + 8]",
         // The flags are lost anyway, and `r11` is free.
         "mov r11, gs:[{ymm}]",
-        "vmovdqu ymm0, [r11]",
-        "vmovdqu ymm1, [r11 + 0x20]",
-        "vmovdqu ymm2, [r11 + 0x40]",
-        "vmovdqu ymm3, [r11 + 0x60]",
-        "vmovdqu ymm4, [r11 + 0x80]",
-        "vmovdqu ymm5, [r11 + 0xa0]",
-        "vmovdqu ymm6, [r11 + 0xc0]",
-        "vmovdqu ymm7, [r11 + 0xe0]",
-        "vmovdqu ymm8, [r11 + 0x100]",
-        "vmovdqu ymm9, [r11 + 0x120]",
-        "vmovdqu ymm10, [r11 + 0x140]",
-        "vmovdqu ymm11, [r11 + 0x160]",
-        "vmovdqu ymm12, [r11 + 0x180]",
-        "vmovdqu ymm13, [r11 + 0x1a0]",
-        "vmovdqu ymm14, [r11 + 0x1c0]",
-        "vmovdqu ymm15, [r11 + 0x1e0]",
+        load_vectors!("r11"),
         "ldmxcsr gs:[{mxcsr}]",
         "ret",
         gpr = const offset_of!(Context, gpr),
@@ -280,5 +276,63 @@ unsafe extern "C" fn slow_access_with_vectors() {
         mxcsr = const offset_of!(Context, mxcsr),
         host_mxcsr = const offset_of!(Context, host_mxcsr),
         slow_access = sym slow_access,
+    )
+}
+
+/// Called by translated code for [`crate::helpers`], with a number in `r10` and what to do in `r11d`. Returns the
+/// answer in `r11`; changes the flags. The helper finds `rax`, `rcx`, `rdx`, `rsi`, `rdi`, `r8` and `r9` in the context,
+/// and may change them there.
+#[unsafe(naked)]
+unsafe extern "C" fn help() {
+    naked_asm!(
+        "mov gs:[{gpr} + 0x00], rax",
+        "mov gs:[{gpr} + 0x08], rcx",
+        "mov gs:[{gpr} + 0x10], rdx",
+        "mov gs:[{gpr} + 0x30], rsi",
+        "mov gs:[{gpr} + 0x38], rdi",
+        "mov gs:[{gpr} + 0x40], r8",
+        "mov gs:[{gpr} + 0x48], r9",
+        "push r10",
+        "mov rdi, gs:[{context}]",
+        "mov rsi, r10",
+        "mov edx, r11d",
+        "call gs:[{helper}]",
+        "mov r11, rax",
+        "pop r10",
+        "mov rax, gs:[{gpr} + 0x00]",
+        "mov rcx, gs:[{gpr} + 0x08]",
+        "mov rdx, gs:[{gpr} + 0x10]",
+        "mov rsi, gs:[{gpr} + 0x30]",
+        "mov rdi, gs:[{gpr} + 0x38]",
+        "mov r8, gs:[{gpr} + 0x40]",
+        "mov r9, gs:[{gpr} + 0x48]",
+        "ret",
+        gpr = const offset_of!(Context, gpr),
+        context = const offset_of!(Context, myself),
+        helper = const offset_of!(Context, routines.helper),
+    )
+}
+
+/// [`help`], from code of a view whose vector registers are in the host's.
+#[unsafe(naked)]
+unsafe extern "C" fn help_with_vectors() {
+    naked_asm!(
+        "mov gs:[{gpr} + 0x00], rax",
+        save_vectors!(),
+        "mov rax, gs:[{gpr} + 0x00]",
+        "sub rsp, 8",
+        "call {help}",
+        "add rsp, 8",
+        "push r11",
+        "mov r11, gs:[{ymm}]",
+        load_vectors!("r11"),
+        "ldmxcsr gs:[{mxcsr}]",
+        "pop r11",
+        "ret",
+        gpr = const offset_of!(Context, gpr),
+        ymm = const offset_of!(Context, ymm),
+        mxcsr = const offset_of!(Context, mxcsr),
+        host_mxcsr = const offset_of!(Context, host_mxcsr),
+        help = sym help,
     )
 }

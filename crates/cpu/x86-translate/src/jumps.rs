@@ -3,6 +3,10 @@
 //! An entry holds for as long as translations of addresses do, and the code at them; when either changes, entries
 //! are forgotten.
 
+use std::collections::HashSet;
+
+use crate::filled::Filled;
+
 /// Entries in each table: the low bits of an address are its index.
 pub(crate) const ENTRIES: usize = 1 << 16;
 
@@ -20,36 +24,53 @@ fn never(index: usize) -> u64 {
     u64::from(index == 0)
 }
 
-/// Which entries are in use.
-#[derive(Default)]
-pub(crate) struct Filled {
-    entries: [Vec<u16>; 3],
+/// The tables' account.
+pub(crate) struct Jumps {
+    filled: [Filled; 3],
+    /// Pages that entries lead to.
+    pages: HashSet<u64>,
 }
 
-impl Filled {
+impl Jumps {
     /// Prepares tables whose memory is all zeros.
     pub(crate) fn new(tables: &mut [Table; 3]) -> Self {
         for table in tables {
             table[0].linear = never(0);
         }
-        Self::default()
+        Self { filled: std::array::from_fn(|_| Filled::new(ENTRIES)), pages: HashSet::new() }
     }
 
-    pub(crate) fn insert(&mut self, tables: &mut [Table; 3], view: usize, linear: u64, host: u64) {
+    /// Remembers that the code for `linear` is at `host`.
+    pub(crate) fn insert(
+        &mut self,
+        tables: &mut [Table; 3],
+        view: usize,
+        linear: u64,
+        host: u64,
+        global: bool,
+    ) {
         let n = linear as usize % ENTRIES;
         let entry = &mut tables[view][n];
-        if entry.linear == never(n) {
-            self.entries[view].push(n as u16);
-        }
+        let before = entry.linear != never(n);
         *entry = Entry { linear, host };
+        self.pages.insert(linear >> 12);
+        if !self.filled[view].note(n, before, global) {
+            self.clear(tables, true);
+        }
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self, tables: &mut [Table; 3]) {
-        for (filled, table) in self.entries.iter_mut().zip(tables) {
-            for n in filled.drain(..) {
-                table[usize::from(n)].linear = never(usize::from(n));
-            }
+    /// Forgets everything, or all but what is in global pages.
+    pub(crate) fn clear(&mut self, tables: &mut [Table; 3], all: bool) {
+        for (filled, table) in self.filled.iter_mut().zip(tables) {
+            filled.forget(all, |n| table[n].linear = never(n));
         }
+        if all {
+            self.pages.clear();
+        }
+    }
+
+    /// Whether an entry may lead to a page.
+    pub(crate) fn has_page(&self, linear: u64) -> bool {
+        self.pages.contains(&(linear >> 12))
     }
 }

@@ -109,9 +109,4 @@ impl CodeMemory {
     pub(crate) fn clear(&mut self) {
         self.used = 0;
     }
-
-    /// Whether an address is one of code.
-    pub(crate) fn contains(&self, at: usize) -> bool {
-        at.wrapping_sub(self.executable.start().as_ptr() as usize) < self.used
-    }
 }

@@ -1,6 +1,9 @@
 //! What the translator has done, for those who want to see how it works.
 
+use std::collections::HashMap;
 use std::fmt;
+
+use iced_x86::Mnemonic;
 
 /// Counts, since the virtual CPU was made.
 #[derive(Clone, Debug, Default)]
@@ -15,18 +18,27 @@ pub struct Stats {
     pub entries: u64,
     /// Instructions left to the interpreter.
     pub interpreted: u64,
+    /// Samples of them: one in [`SAMPLE`](Self::SAMPLE), by mnemonic.
+    pub samples: HashMap<Mnemonic, u64>,
     /// Jumps tied to their targets.
     pub ties: u64,
     /// Times that translated code was left because attention was asked for.
     pub attention: u64,
     /// Accesses that the translator's TLB did not know.
     pub tlb_misses: u64,
+    /// Jumps to addresses that the table did not have.
+    pub jump_misses: u64,
     /// Times that all translations of addresses were forgotten.
     pub flushes: u64,
     /// Times that blocks were forgotten because their page was written.
     pub invalidations: u64,
     /// Bytes of code.
     pub code_bytes: u64,
+}
+
+impl Stats {
+    /// Of so many interpreted instructions one is looked at.
+    pub const SAMPLE: u64 = 61;
 }
 
 impl fmt::Display for Stats {
@@ -41,11 +53,18 @@ impl fmt::Display for Stats {
             ("jumps tied", self.ties),
             ("left for attention", self.attention),
             ("TLB misses", self.tlb_misses),
+            ("jump misses", self.jump_misses),
             ("TLB flushes", self.flushes),
             ("code invalidated by writes", self.invalidations),
         ];
         for (name, value) in rows {
             writeln!(f, "{name:28}{value:>16}")?;
+        }
+        let mut samples: Vec<_> = self.samples.iter().collect();
+        samples.sort_by_key(|(mnemonic, count)| (std::cmp::Reverse(**count), format!("{mnemonic:?}")));
+        for (mnemonic, count) in samples.iter().take(24) {
+            let name = format!("  {mnemonic:?}").to_lowercase();
+            writeln!(f, "{name:28}{:>16}", **count * Self::SAMPLE)?;
         }
         Ok(())
     }

@@ -7,6 +7,8 @@
 //!
 //! There is no entry for writes to a page that holds translated code: such a write must be seen.
 
+use crate::filled::Filled;
+
 /// Entries in each table.
 pub(crate) const ENTRIES: usize = 1 << 14;
 /// A linear address, shifted right by this, and masked by [`INDEX_MASK`], is an entry's offset in its table.
@@ -34,55 +36,62 @@ fn index(linear: u64) -> usize {
     (linear >> 12) as usize % ENTRIES
 }
 
-/// Which entries are in use, so that forgetting them takes no longer than remembering did.
-#[derive(Default)]
-pub(crate) struct Filled {
-    entries: [[Vec<u16>; 2]; 3],
+/// The tables' account.
+pub(crate) struct Tlb {
+    filled: [[Filled; 2]; 3],
 }
 
-impl Filled {
+impl Tlb {
     /// Prepares tables whose memory is all zeros.
     pub(crate) fn new(tables: &mut [[Table; 2]; 3]) -> Self {
         for table in tables.iter_mut().flatten() {
             table[0].tag = never(0);
         }
-        Self::default()
+        Self { filled: std::array::from_fn(|_| std::array::from_fn(|_| Filled::new(ENTRIES))) }
     }
 
+    /// Remembers that `linear`'s page is at `host`.
     pub(crate) fn insert(
         &mut self,
         tables: &mut [[Table; 2]; 3],
         (view, write): (usize, bool),
         linear: u64,
         host: u64,
+        global: bool,
     ) {
         let n = index(linear);
         let entry = &mut tables[view][usize::from(write)][n];
-        if entry.tag == never(n) {
-            self.entries[view][usize::from(write)].push(n as u16);
-        }
+        let before = entry.tag != never(n);
         *entry = Entry { tag: linear & !PAGE_MASK, host };
+        if !self.filled[view][usize::from(write)].note(n, before, global) {
+            self.clear(tables, true);
+        }
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self, tables: &mut [[Table; 2]; 3]) {
-        for (filled, table) in self.entries.iter_mut().flatten().zip(tables.iter_mut().flatten()) {
-            for n in filled.drain(..) {
-                table[usize::from(n)].tag = never(usize::from(n));
+    /// Forgets everything, or all but global pages.
+    pub(crate) fn clear(&mut self, tables: &mut [[Table; 2]; 3], all: bool) {
+        for (filled, table) in self.filled.iter_mut().flatten().zip(tables.iter_mut().flatten()) {
+            filled.forget(all, |n| table[n].tag = never(n));
+        }
+    }
+
+    /// Forgets one page.
+    pub(crate) fn clear_page(tables: &mut [[Table; 2]; 3], linear: u64) {
+        let n = index(linear);
+        for table in tables.iter_mut().flatten() {
+            if table[n].tag == linear & !PAGE_MASK {
+                table[n].tag = never(n);
             }
         }
     }
 
     /// Forgets where writes to the page at `host` go.
     pub(crate) fn protect(&mut self, tables: &mut [[Table; 2]; 3], host: u64) {
-        for (filled, table) in self.entries.iter_mut().zip(tables.iter_mut()) {
-            filled[1].retain(|n| {
-                let entry = &mut table[1][usize::from(*n)];
-                let hit = entry.host == host;
-                if hit {
-                    entry.tag = never(usize::from(*n));
+        for (filled, table) in self.filled.iter().zip(tables.iter_mut()) {
+            filled[1].each(|n| {
+                if table[1][n].host == host {
+                    table[1][n].tag = never(n);
                 }
-                !hit
             });
         }
     }

@@ -14,19 +14,21 @@ use crate::context::Context;
 use crate::entry::{self, reason};
 use crate::memory::Mapping;
 use crate::stats::Stats;
-use crate::{jumps, tlb};
+use crate::jumps::Jumps;
+use crate::tlb::Tlb;
+use crate::helpers::helper;
 
 /// Bytes of code, unless told otherwise.
 pub const DEFAULT_CODE_CACHE: usize = 64 << 20;
 
 /// Everything that translated code's calls back need.
-struct Machine {
-    interpreter: Interpreter,
+pub(crate) struct Machine {
+    pub(crate) interpreter: Interpreter,
     cache: CodeCache,
-    tlb: tlb::Filled,
-    jumps: jumps::Filled,
-    /// [`Assist::flushes`] when the tables were last made good.
-    flushes: u64,
+    tlb: Tlb,
+    jumps: Jumps,
+    /// [`Assist::smap`] when the code was made.
+    smap: bool,
     stats: Stats,
 }
 
@@ -68,17 +70,17 @@ impl Translator {
         // SAFETY: the mapping is as large as a context, page-aligned, and all zeros, which every field may be.
         let c = unsafe { context.as_mut() };
         let machine = Machine {
-            tlb: tlb::Filled::new(&mut c.tlb),
-            jumps: jumps::Filled::new(&mut c.jumps),
+            tlb: Tlb::new(&mut c.tlb),
+            jumps: Jumps::new(&mut c.jumps),
             interpreter: Interpreter::new(connections, model)?,
             cache,
-            flushes: 0,
+            smap: false,
             stats: Stats::default(),
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
         c.myself = context.as_ptr();
         c.machine = machine.as_ptr().cast();
-        c.routines = entry::routines(access);
+        c.routines = entry::routines(access, helper);
         Ok(Self { machine, context, _mapping: mapping })
     }
 
@@ -135,6 +137,8 @@ enum Next {
 /// CF, PF, AF, ZF and SF: what `lahf` gives.
 const LAHF: u64 = 0xd5;
 const OF: u64 = 1 << 11;
+const IF: u64 = 1 << 9;
+const AC: u64 = 1 << 18;
 
 impl Machine {
     /// What to run next.
@@ -155,45 +159,68 @@ impl Machine {
             return Next::Again;
         };
         self.look_at_changes(context);
-        let Some(at) = self.interpreter.fetch() else {
+        let rip = self.interpreter.rip();
+        let Some(at) = self.interpreter.place_code(rip) else {
             self.interpret();
             return Next::Again;
         };
         let mode = Mode { view: view as u8, vectors: view == View::User && self.interpreter.sse() };
-        let model = self.interpreter.model();
-        let decoding = Decoding {
-            options: model.decoder_options(),
-            features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
-        };
-        let ram = self.interpreter.connections().ram.clone();
-        let (code, found) = self.cache.find(at, mode, &ram, &decoding, &mut self.stats);
-        match found {
-            Found::Known => {}
-            Found::New { page: false } => {}
-            Found::New { page: true } => self.watch(context, &ram, at),
-            Found::NewAlone => {
-                self.jumps.clear(&mut context.jumps);
-                self.watch(context, &ram, at);
-            }
-        }
-        let rip = self.interpreter.rip();
+        let (code, found) = self.find_code(context, at, mode);
         match tie {
             // An interrupt may have come between.
             Some((number, target)) if target == rip && found != Found::NewAlone => {
                 self.cache.tie(number, code);
                 self.stats.ties += 1;
             }
-            _ => {
-                let view = usize::from(mode.view);
-                self.jumps.insert(&mut context.jumps, view, rip, code as u64);
-            }
+            _ => self.remember_jump(context, mode, rip, code),
         }
         self.hand_over(context, rip, mode.vectors);
         Next::Code(code, mode.vectors)
     }
 
+    /// The code for what is at `at` of RAM, translated now if need be.
+    fn find_code(&mut self, context: &mut Context, at: usize, mode: Mode) -> (usize, Found) {
+        let model = self.interpreter.model();
+        let decoding = Decoding {
+            options: model.decoder_options(),
+            features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
+        };
+        let ram = &self.interpreter.connections().ram;
+        let (code, found) = self.cache.find(at, mode, ram, &decoding, &mut self.stats);
+        match found {
+            Found::Known | Found::New { page: false } => {}
+            Found::New { page: true } => self.watch(context, at),
+            Found::NewAlone => {
+                self.jumps.clear(&mut context.jumps, true);
+                self.watch(context, at);
+            }
+        }
+        (code, found)
+    }
+
+    fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: usize) {
+        let global = self.interpreter.is_global(linear);
+        let view = usize::from(mode.view);
+        self.jumps.insert(&mut context.jumps, view, linear, code as u64, global);
+    }
+
+    /// The code for a linear address that translated code jumps to.
+    pub(crate) fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<usize> {
+        self.stats.jump_misses += 1;
+        let at = self.interpreter.place_code(linear)?;
+        // What is running must not be forgotten now.
+        let ram = &self.interpreter.connections().ram;
+        if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
+            return None;
+        }
+        let (code, _) = self.find_code(context, at, mode);
+        self.remember_jump(context, mode, linear, code);
+        Some(code)
+    }
+
     /// A page holds translated code from now on: writes to it must be seen.
-    fn watch(&mut self, context: &mut Context, ram: &posada_memory::GuestRam, at: usize) {
+    fn watch(&mut self, context: &mut Context, at: usize) {
+        let ram = &self.interpreter.connections().ram;
         if let Some(host) = ram.host_address(at - at % PAGE_SIZE) {
             self.tlb.protect(&mut context.tlb, host as u64);
         }
@@ -203,20 +230,54 @@ impl Machine {
     fn look_at_changes(&mut self, context: &mut Context) {
         if self.cache.look_at_writes(&self.interpreter.connections().ram) {
             self.stats.invalidations += 1;
-            self.jumps.clear(&mut context.jumps);
+            self.jumps.clear(&mut context.jumps, true);
         }
-        let flushes = self.interpreter.flushes();
-        if flushes != self.flushes {
-            self.flushes = flushes;
-            self.stats.flushes += 1;
-            self.tlb.clear(&mut context.tlb);
-            self.jumps.clear(&mut context.jumps);
+        if self.interpreter.smap() != self.smap {
+            // `stac` and `clac` lead to another view than before.
+            self.smap = !self.smap;
+            self.cache.clear();
+            self.jumps.clear(&mut context.jumps, true);
+        }
+        let stale = self.interpreter.take_stale();
+        if stale.is_nothing() {
+            return;
+        }
+        self.stats.flushes += 1;
+        let pages = stale.pages();
+        let all = stale.all || pages.iter().any(|page| self.jumps.has_page(*page));
+        if all || stale.context {
+            self.jumps.clear(&mut context.jumps, all);
+        }
+        if stale.all || stale.context {
+            self.tlb.clear(&mut context.tlb, stale.all);
+        }
+        for page in pages {
+            Tlb::clear_page(&mut context.tlb, *page);
         }
     }
 
     fn interpret(&mut self) {
         self.stats.interpreted += 1;
+        if self.stats.interpreted.is_multiple_of(Stats::SAMPLE) {
+            self.sample();
+        }
         self.interpreter.interpret();
+    }
+
+    /// Counts what is about to be interpreted.
+    #[cold]
+    fn sample(&mut self) {
+        let rip = self.interpreter.rip();
+        let Some(at) = self.interpreter.place_code(rip) else { return };
+        let ram = &self.interpreter.connections().ram;
+        let len = (PAGE_SIZE - at % PAGE_SIZE).min(15);
+        let mut bytes = [0; 15];
+        for (n, byte) in bytes[..len].iter_mut().enumerate() {
+            *byte = ram.load(at + n);
+        }
+        let options = self.interpreter.model().decoder_options();
+        let instruction = iced_x86::Decoder::new(64, &bytes[..len], options).decode();
+        *self.stats.samples.entry(instruction.mnemonic()).or_default() += 1;
     }
 
     /// Gives translated code what it works on.
@@ -227,6 +288,10 @@ impl Machine {
         context.gpr = *self.interpreter.gpr();
         context.code_base = rip & !(PAGE_SIZE as u64 - 1);
         context.bases = self.interpreter.bases();
+        context.system_flags = rflags & !(LAHF | OF | IF | AC);
+        context.interrupt_flag = rflags & IF;
+        context.access_flag = rflags & AC;
+        context.interrupts_wait = u64::from(self.interpreter.interrupts_wait());
         context.attention = self.interpreter.connections().attention.flag();
         if vectors {
             context.ymm = ptr::from_mut(self.interpreter.ymm());
@@ -236,11 +301,23 @@ impl Machine {
         }
     }
 
+    /// Lets the interpreter look up addresses with the rights that translated code has by now: `stac` and `clac`
+    /// change them.
+    pub(crate) fn agree_on_rights(&mut self, context: &Context) {
+        let rflags = self.interpreter.rflags();
+        if rflags & AC != context.access_flag {
+            self.interpreter.set_system_flags(rflags ^ AC);
+        }
+    }
+
     /// Takes back what translated code has left.
     fn take_back(&mut self, context: &Context) {
         *self.interpreter.gpr() = context.gpr;
         self.interpreter.set_rip(context.rip);
         self.interpreter.set_arithmetic_flags(context.flags >> 8 & LAHF | (context.flags & 1) * OF);
+        let flags = context.system_flags | context.interrupt_flag | context.access_flag;
+        self.interpreter.set_system_flags(flags);
+        self.interpreter.set_bases(context.bases);
         if !context.ymm.is_null() {
             *self.interpreter.mxcsr() = context.mxcsr;
         }
@@ -255,6 +332,7 @@ unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u6
     let context = unsafe { &mut *context };
     // SAFETY: as above; the machine is the one that the context was made with.
     let machine = unsafe { &mut *context.machine.cast::<Machine>() };
+    machine.agree_on_rights(context);
     machine.stats.tlb_misses += 1;
     let (size, write, view) = (u64::from(what & 0x7f), what & 0x80 != 0, what as usize >> 8 & 3);
     let page = PAGE_SIZE as u64 - 1;
@@ -268,7 +346,8 @@ unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u6
     }
     let Some(host) = ram.host_address(at) else { return 0 };
     let host = host as u64;
-    machine.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page));
+    let global = machine.interpreter.is_global(linear);
+    machine.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page), global);
     host
 }
 
@@ -289,6 +368,10 @@ impl Vcpu for Translator {
 
     fn set_state(&mut self, state: &State) -> Result<(), Error> {
         self.parts().0.interpreter.set_state(state)
+    }
+
+    fn report(&self) -> Option<String> {
+        Some(self.stats().to_string())
     }
 }
 

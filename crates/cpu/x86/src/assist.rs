@@ -4,12 +4,16 @@
 //! registers while its own code runs, hands them back, has one instruction interpreted, and takes them again. All
 //! that is not a general-purpose register, an arithmetic flag or a vector stays with the interpreter.
 
+use posada_vcpu::x86::{cr4, rflags};
 use posada_vcpu::{Connections, Exit};
 
 use crate::{Interpreter, Model};
 use crate::core::segment;
-use crate::mmu::{self, Access, Place};
+use crate::mmu::{self, Access, Place, Stale};
 use crate::op::Stop;
+
+/// CF, PF, AF, ZF, SF and OF.
+const ARITHMETIC: u64 = 0x8d5;
 
 /// Whose rights memory accesses have: what an engine may keep apart, so that it need not ask at each access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,8 +54,14 @@ pub trait Assist {
     fn ymm(&mut self) -> &mut [[u64; 4]; 16];
     /// The SSE unit's control and status register.
     fn mxcsr(&mut self) -> &mut u32;
-    /// The bases of `fs` and `gs`.
-    fn bases(&self) -> [u64; 2];
+    /// Sets the flags that are not arithmetic, in 64-bit mode.
+    fn set_system_flags(&mut self, bits: u64);
+    /// The bases of `fs` and `gs`, and what `swapgs` exchanges the latter with.
+    fn bases(&self) -> [u64; 3];
+    /// Sets the bases.
+    fn set_bases(&mut self, bases: [u64; 3]);
+    /// Whether supervisors are kept from users' pages unless `rflags.AC` is set.
+    fn smap(&self) -> bool;
     /// What the board gave.
     fn connections(&self) -> &Connections;
     /// What the processor announces.
@@ -62,13 +72,18 @@ pub trait Assist {
     fn view(&self) -> Option<View>;
     /// Whether SSE instructions can be carried out now, and none of their exceptions is unmasked.
     fn sse(&self) -> bool;
-    /// A number that moves on whenever translations of addresses may have become stale.
-    fn flushes(&self) -> u64;
+    /// Which translations of addresses have been forgotten since this was last asked.
+    fn take_stale(&mut self) -> Stale;
+    /// Whether the page of `linear`, of which [`place`](Self::place) or [`place_code`](Self::place_code) has just
+    /// told where it is, is a global one.
+    fn is_global(&self, linear: u64) -> bool;
+    /// The time-stamp counter, if a program may read it now.
+    fn tsc(&self) -> Option<u64>;
     /// Whether an interrupt source may have something that waits for IF.
     fn interrupts_wait(&self) -> bool;
 
-    /// Where in RAM the code at the instruction pointer is. `None`: nowhere, or fetching it faults.
-    fn fetch(&mut self) -> Option<usize>;
+    /// Where in RAM the code at a linear address is. `None`: nowhere, or fetching it faults.
+    fn place_code(&mut self, linear: u64) -> Option<usize>;
     /// Where in RAM the byte at a linear address is, if it may be accessed. `None`: it is a device's, or the access
     /// faults.
     fn place(&mut self, linear: u64, write: bool) -> Option<usize>;
@@ -109,8 +124,25 @@ impl Assist for Interpreter {
         &mut self.core.mxcsr
     }
 
-    fn bases(&self) -> [u64; 2] {
-        [segment::FS, segment::GS].map(|number| self.core.views[usize::from(number)].base)
+    fn set_system_flags(&mut self, bits: u64) {
+        self.core.set_system_flags(bits & !ARITHMETIC | rflags::FIXED);
+    }
+
+    fn bases(&self) -> [u64; 3] {
+        let [fs, gs] = [segment::FS, segment::GS].map(|number| self.core.views[usize::from(number)].base);
+        [fs, gs, self.core.msrs.kernel_gs_base]
+    }
+
+    fn set_bases(&mut self, bases: [u64; 3]) {
+        for (number, base) in [segment::FS, segment::GS].into_iter().zip(bases) {
+            self.core.segments[usize::from(number)].base = base;
+            self.core.views[usize::from(number)].base = base;
+        }
+        self.core.msrs.kernel_gs_base = bases[2];
+    }
+
+    fn smap(&self) -> bool {
+        self.core.cr4 & cr4::SMAP != 0
     }
 
     fn connections(&self) -> &Connections {
@@ -139,17 +171,25 @@ impl Assist for Interpreter {
         !self.core.sse_off && self.core.mxcsr & MASKED == MASKED
     }
 
-    fn flushes(&self) -> u64 {
-        self.core.mmu.flushes()
+    fn take_stale(&mut self) -> Stale {
+        self.core.mmu.take_stale()
+    }
+
+    fn is_global(&self, linear: u64) -> bool {
+        self.core.mmu.is_global(linear)
+    }
+
+    fn tsc(&self) -> Option<u64> {
+        let allowed = self.core.cpl == 0 || self.core.cr4 & cr4::TSD == 0;
+        allowed.then(|| self.core.tsc())
     }
 
     fn interrupts_wait(&self) -> bool {
         self.core.interrupts_wait
     }
 
-    fn fetch(&mut self) -> Option<usize> {
-        let rip = self.core.rip();
-        match self.core.place(segment::CS, rip, Access::Execute) {
+    fn place_code(&mut self, linear: u64) -> Option<usize> {
+        match self.core.place(segment::CS, linear, Access::Execute) {
             Ok(Place::Ram(at)) => Some(at),
             _ => None,
         }

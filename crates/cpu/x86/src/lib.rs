@@ -33,4 +33,5 @@ mod x87;
 
 pub use assist::{Assist, Between, View};
 pub use interpreter::Interpreter;
+pub use mmu::Stale;
 pub use model::{Model, ModelError};

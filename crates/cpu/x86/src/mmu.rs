@@ -116,11 +116,48 @@ pub(crate) struct Mmu {
     pub smap: bool,
     alignment: bool,
     watch: bool,
-    /// How often translations have been forgotten, all or some.
-    flushes: u64,
+    /// What has been forgotten since somebody asked.
+    stale: Stale,
     /// The current code page: its tag, and the difference between its offset in RAM and its linear address.
     code_tag: u64,
     code_offset: usize,
+}
+
+/// Translations of addresses that have been forgotten, and must be by all who have kept them elsewhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stale {
+    /// All of them.
+    pub all: bool,
+    /// All but those of global pages.
+    pub context: bool,
+    pages: [u64; Self::PAGES],
+    count: usize,
+}
+
+impl Stale {
+    /// Single pages that are told of; when there are more, all is forgotten.
+    const PAGES: usize = 8;
+
+    /// Whether nothing has been forgotten.
+    #[inline]
+    pub fn is_nothing(&self) -> bool {
+        !self.all && !self.context && self.count == 0
+    }
+
+    /// Linear addresses of single pages.
+    pub fn pages(&self) -> &[u64] {
+        &self.pages[..self.count]
+    }
+
+    fn add_page(&mut self, linear: u64) {
+        match self.pages.get_mut(self.count) {
+            Some(page) => {
+                *page = linear & !PAGE_MASK;
+                self.count += 1;
+            }
+            None => self.all = true,
+        }
+    }
 }
 
 /// What the page tables allow, found by a walk; for an entry of the buffer.
@@ -150,7 +187,7 @@ impl Mmu {
             smap: false,
             alignment: false,
             watch: false,
-            flushes: 0,
+            stale: Stale::default(),
             code_tag: NEVER,
             code_offset: 0,
         }
@@ -279,9 +316,16 @@ impl Mmu {
         self.entries[Self::slot(view as usize * ENTRIES, linear)] = entry;
     }
 
-    /// A number that moves on with every flush: what was found out before may hold no longer.
-    pub(crate) fn flushes(&self) -> u64 {
-        self.flushes
+    /// What has been forgotten since this was last asked.
+    pub(crate) fn take_stale(&mut self) -> Stale {
+        std::mem::take(&mut self.stale)
+    }
+
+    /// Whether the translation of `linear`, which must have just been looked up with the current rights, is that of
+    /// a global page.
+    pub(crate) fn is_global(&self, linear: u64) -> bool {
+        let entry = &self.entries[Self::slot(self.start, linear)];
+        entry.global == (linear & !PAGE_MASK | self.global_generation)
     }
 
     /// The view that the current rights name, watched or not.
@@ -297,7 +341,7 @@ impl Mmu {
     /// A load of `cr3`: from now on translations are those of the context `pcid`, 0 where there are none. Those
     /// that it had before are forgotten unless `keep` is set; global pages stay in any case.
     pub(crate) fn switch(&mut self, pcid: u16, keep: bool) {
-        self.flushes += 1;
+        self.stale.context = true;
         self.code_tag = NEVER;
         let known = self.contexts.iter().position(|context| context.pcid == pcid);
         // The context used longest ago makes room.
@@ -341,7 +385,7 @@ impl Mmu {
 
     /// Forgets all translations.
     pub(crate) fn flush_all(&mut self) {
-        self.flushes += 1;
+        self.stale.all = true;
         self.code_tag = NEVER;
         self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
         self.large.bits.fill(0);
@@ -358,6 +402,7 @@ impl Mmu {
     /// Forgets all translations for good, and starts counting again.
     #[cold]
     fn empty(&mut self) {
+        self.stale.all = true;
         self.entries.fill(EMPTY);
         self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
         self.large.bits.fill(0);
@@ -369,10 +414,10 @@ impl Mmu {
     /// Forgets the translation of one page, global or not, in all contexts: `invlpg`. Of a large page the buffer
     /// has many parts, which are not looked for: everything goes.
     pub(crate) fn flush_page(&mut self, linear: u64) {
-        self.flushes += 1;
         if self.large.marked(linear) || self.huge.marked(linear) {
             return self.flush_all();
         }
+        self.stale.add_page(linear);
         self.code_tag = NEVER;
         for view in 0..VIEWS {
             let entry = &mut self.entries[Self::slot(view * ENTRIES, linear)];

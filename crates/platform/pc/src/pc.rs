@@ -284,6 +284,11 @@ impl Pc {
         self.vcpus.iter().map(|vcpu| vcpu.instructions()).sum()
     }
 
+    /// What the engine tells of each processor's work, where it keeps an account.
+    pub fn reports(&self) -> Vec<String> {
+        self.vcpus.iter().filter_map(|vcpu| vcpu.report()).collect()
+    }
+
     /// How long the guest has lived: the time of its clocks, which stand still while it does not run.
     pub fn guest_time(&self) -> Duration {
         Duration::from_nanos(self.board.clock.now())

@@ -1,0 +1,64 @@
+//! Which entries of a table are in use, so that forgetting them takes no longer than remembering did.
+
+fn is_set(bits: &[u64], n: usize) -> bool {
+    bits[n / 64] >> (n % 64) & 1 != 0
+}
+
+/// Of one table of at most 65,536 entries.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    /// Entries that may be in use: those of pages that only one process context has, and those of global pages.
+    lists: [Vec<u16>; 2],
+    /// A bit for each entry: it is a global page's.
+    global: Box<[u64]>,
+    len: usize,
+}
+
+impl Filled {
+    /// For a table of `len` entries.
+    pub(crate) fn new(len: usize) -> Self {
+        Self { lists: Default::default(), global: vec![0; len.div_ceil(64)].into(), len }
+    }
+
+    fn is_global(&self, n: usize) -> bool {
+        is_set(&self.global, n)
+    }
+
+    /// Entry `n` is in use now; `before`: it was. False: too much to keep account of, everything must be forgotten.
+    pub(crate) fn note(&mut self, n: usize, before: bool, global: bool) -> bool {
+        if before && self.is_global(n) == global {
+            return true;
+        }
+        let bit = 1 << (n % 64);
+        if global {
+            self.global[n / 64] |= bit;
+        } else {
+            self.global[n / 64] &= !bit;
+        }
+        let list = &mut self.lists[usize::from(global)];
+        list.push(n as u16);
+        list.len() <= 2 * self.len
+    }
+
+    /// Calls `forget` for each entry in use, some of them twice; without `all`, only for those of pages that are not
+    /// global.
+    pub(crate) fn forget(&mut self, all: bool, mut forget: impl FnMut(usize)) {
+        let [own, global] = &mut self.lists;
+        for n in own.drain(..) {
+            let n = usize::from(n);
+            if all || !is_set(&self.global, n) {
+                forget(n);
+            }
+        }
+        if all {
+            global.drain(..).for_each(|n| forget(usize::from(n)));
+        }
+    }
+
+    /// Calls `forget` for each entry that may be in use.
+    pub(crate) fn each(&self, mut each: impl FnMut(usize)) {
+        for n in self.lists.iter().flatten() {
+            each(usize::from(*n));
+        }
+    }
+}
