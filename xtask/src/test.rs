@@ -1,6 +1,5 @@
 //! `cargo xtask test`: what must pass before a change is good.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -40,7 +39,7 @@ fn step(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // One target folder for all workspaces.
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| root().join("target").into());
-    let mut flags = std::env::var_os("RUSTDOCFLAGS").unwrap_or_else(OsString::new);
+    let mut flags = std::env::var_os("RUSTDOCFLAGS").unwrap_or_default();
     flags.push(" --deny warnings");
     let status = Command::new(&cargo)
         .args(arguments)

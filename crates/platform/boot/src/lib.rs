@@ -164,7 +164,8 @@ impl Image {
 /// `map` is the memory map that the kernel gets; nothing is placed outside its RAM regions or in the first page.
 /// `rsdp` says where the ACPI tables begin. The kernel can be loaded again, for a reboot.
 pub fn load(ram: &GuestRam, kernel: &Kernel, map: &MemoryMap, rsdp: Option<Gpa>) -> Result<Loaded, Error> {
-    let head = head(&kernel.image)?;
+    let head = kernel.image.head(multiboot::SEARCH);
+    let head = head.map_err(|cause| Error::Read { what: "the kernel".into(), cause })?;
     let image = identify(&kernel.image, &head)?;
     let protocol = image.protocol();
     let mut placement = Placement::new(ram, map);
@@ -175,16 +176,6 @@ pub fn load(ram: &GuestRam, kernel: &Kernel, map: &MemoryMap, rsdp: Option<Gpa>)
     };
     tracing::debug!(%protocol, entry = format_args!("{:#x}", state.rip), "kernel loaded");
     Ok(Loaded { state, protocol })
-}
-
-/// How a kernel would be started, from its own bytes. The same errors as [`load`] for a file that is no kernel,
-/// is truncated or contradicts itself.
-pub fn detect(image: &Source) -> Result<Protocol, Error> {
-    identify(image, &head(image)?).map(|image| image.protocol())
-}
-
-fn head(image: &Source) -> Result<Vec<u8>, Error> {
-    image.head(multiboot::SEARCH).map_err(|cause| Error::Read { what: "the kernel".into(), cause })
 }
 
 fn identify(image: &Source, head: &[u8]) -> Result<Image, Error> {

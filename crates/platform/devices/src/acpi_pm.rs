@@ -14,16 +14,10 @@ use serde::{Deserialize, Serialize};
 
 /// Offset of the PM1a event block: two bytes of status, two of enables.
 pub const PM1_EVENT: u16 = 0x00;
-/// Length of the PM1a event block (FADT `PM1_EVT_LEN`).
-pub const PM1_EVENT_LEN: u8 = 4;
-/// Offset of the PM1a control block.
+/// Offset of the PM1a control block, two bytes.
 pub const PM1_CONTROL: u16 = 0x04;
-/// Length of the PM1a control block (FADT `PM1_CNT_LEN`).
-pub const PM1_CONTROL_LEN: u8 = 2;
 /// Offset of the timer, which is 32 bits wide (FADT flag `TMR_VAL_EXT`).
 pub const TIMER: u16 = 0x08;
-/// Length of the timer block (FADT `PM_TMR_LEN`).
-pub const TIMER_LEN: u8 = 4;
 /// Offset of general-purpose event block 0.
 pub const GPE0: u16 = 0x20;
 /// Length of general-purpose event block 0 (FADT `GPE0_BLK_LEN`): half of it status, half enables.

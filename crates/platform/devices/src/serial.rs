@@ -25,9 +25,6 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use vm_superio::serial::NoEvents;
 
-/// The clock after the divisor of 1, in baud.
-pub const BASE_BAUD: u32 = 115_200;
-
 /// Depth of the FIFOs.
 const FIFO_DEPTH: usize = 16;
 /// Depth of the FIFO within, more than is used of it.

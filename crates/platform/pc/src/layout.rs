@@ -7,7 +7,7 @@ use std::ops::{Range, RangeInclusive};
 use posada_boot::RegionKind::{Ram, Reserved};
 use posada_boot::acpi;
 use posada_boot::{MemoryMap, Region};
-use posada_devices::{acpi_pm, cmos, ioapic, lapic};
+use posada_devices::{acpi_pm, cmos, ioapic, lapic, pci};
 use posada_memory::{Gpa, PAGE_SIZE};
 
 use crate::Error;
@@ -39,7 +39,7 @@ const PCI_MEMORY_64: u64 = 64 * GIB;
 /// PCI configuration space.
 pub(crate) const ECAM: u64 = 0xe000_0000;
 const LAST_BUS: u8 = 255;
-pub(crate) const ECAM_LEN: u64 = (LAST_BUS as u64 + 1) * MIB;
+pub(crate) const ECAM_LEN: u64 = (LAST_BUS as u64 + 1) * pci::ECAM_BUS_LEN;
 
 /// The ACPI registers.
 pub(crate) const PM: u16 = 0x600;
