@@ -25,7 +25,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         step(&format!("lints of {folder}"), &lints)?;
     }
     step("documentation", &["doc", "--workspace", "--no-deps"])?;
-    step("tests", &["test", "--workspace"])
+    step("tests", &["test", "--workspace"])?;
+    step("tests with the network", &["test", "--package", "posada-image", "--tests", "--", "--ignored"])
 }
 
 fn root() -> PathBuf {
