@@ -361,7 +361,6 @@ impl<'a> Writer<'a> {
         self.near_operand(i)?;
         self.poll();
         self.target_operand(i)?;
-        self.flags.lose(&mut self.asm);
         self.find_jump();
         self.jump_found();
         Ok(())
@@ -381,8 +380,10 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Loads an indirect branch's target into `r10`.
+    /// Loads an indirect branch's target into `r10`; the flags are lost.
     fn target_operand(&mut self, i: &Instruction) -> Outcome {
+        // Through `r10`, so before that is in use.
+        self.flags.lose(&mut self.asm);
         if i.op0_kind() == OpKind::Register {
             let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
             self.load_guest(R10, number);
@@ -425,7 +426,6 @@ impl<'a> Writer<'a> {
         self.near_operand(i)?;
         self.poll();
         self.target_operand(i)?;
-        self.flags.lose(&mut self.asm);
         // The target is found before anything is stored: the store may hit the operand.
         self.find_jump();
         self.asm.store_context(offset::TARGET, R11);

@@ -53,7 +53,10 @@ impl Writer<'_> {
                 self.help(help::TSC);
                 Ok(())
             }
-            Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => self.string(i, help::MOVE),
+            // One of them has the name of an SSE instruction.
+            Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq if i.is_string_instruction() => {
+                self.string(i, help::MOVE)
+            }
             Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
                 self.string(i, help::STORE)
             }

@@ -144,11 +144,22 @@ impl Generator {
         if chance(rng, 8) {
             mutate(rng, &mut bytes, bits);
         }
-        let instruction = decode(bits, at, &bytes);
+        let mut case = Self::case_with(prelude, &bytes, bits, start, rng)?;
+        if x87 {
+            case.code.extend(X87_EPILOGUE[usize::from(bits == 64)]);
+        }
+        // What the second page cannot hold is not there natively either.
+        case.code.truncate((CODE.end() - start) as usize);
+        Some(case)
+    }
+
+    /// The instruction that `bytes` begin with, after others that are sure to end, in a random state. `None`: it is
+    /// not one that can be compared.
+    pub fn case_with(prelude: Vec<u8>, bytes: &[u8], bits: u32, start: u64, rng: &mut Rng) -> Option<Case> {
+        let instruction = decode(bits, start + prelude.len() as u64, bytes);
         if !is_fit(&instruction, bits, start) {
             return None;
         }
-        bytes.truncate(instruction.len());
         let lanes = lanes(&instruction);
         let mut before = registers(rng, bits, start, lanes);
         let mut memory = values::memory(rng);
@@ -160,12 +171,7 @@ impl Generator {
             before.gpr[8..].fill(0);
         }
         let mut code = prelude;
-        code.extend(bytes);
-        if x87 {
-            code.extend(X87_EPILOGUE[usize::from(bits == 64)]);
-        }
-        // What the second page cannot hold is not there natively either.
-        code.truncate((CODE.end() - start) as usize);
+        code.extend(&bytes[..instruction.len()]);
         Some(Case { bits, code, instruction, before, memory })
     }
 }

@@ -19,6 +19,7 @@ use super::generate::Generator;
 use super::guest::{Factory, Guest};
 use super::known;
 use super::native::Native;
+use super::{Case, Outcome};
 
 /// Cases that failed in the same way: the same form, the same things different.
 #[derive(Clone, Debug)]
@@ -135,45 +136,74 @@ impl Watchdog {
     }
 }
 
+/// What came of one case.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    Same,
+    /// Its difference is among the [`known`] ones.
+    Known,
+    /// What it looked like natively, and what differs.
+    Different(Box<Outcome>, Vec<Difference>),
+}
+
+/// The host's processor beside an engine.
+pub struct Pair<'a> {
+    factory: &'a Factory,
+    native: Native,
+    guest: Guest,
+    watchdog: Arc<Watchdog>,
+}
+
+impl<'a> Pair<'a> {
+    /// All comparisons must be made on the thread that calls this.
+    pub fn new(factory: &'a Factory) -> std::io::Result<Self> {
+        let (native, guest) = (Native::start()?, Guest::new(factory));
+        let watchdog = Watchdog::start(native.pid(), guest.attention());
+        Ok(Self { factory, native, guest, watchdog })
+    }
+
+    /// Runs a case natively and on the engine.
+    pub fn compare(&mut self, case: &Case) -> std::io::Result<Verdict> {
+        let Self { factory, native, guest, watchdog } = self;
+        let expected = watchdog.watching(Runner::Native, || native.run(case))?;
+        let got = watchdog.watching(Runner::Engine, || catch_unwind(AssertUnwindSafe(|| guest.run(case))));
+        let what = match got {
+            Ok(Ok(got)) => {
+                let differences = compare::differences(case, &expected, &got);
+                return Ok(match () {
+                    () if differences.is_empty() => Verdict::Same,
+                    () if known::reason(case, &expected, &differences).is_some() => Verdict::Known,
+                    () => Verdict::Different(expected.into(), differences),
+                });
+            }
+            Err(_) => "the engine panics".to_owned(),
+            Ok(Err(error)) => format!("the engine fails: {error:?}"),
+        };
+        *guest = Guest::new(*factory);
+        watchdog.set_attention(guest.attention());
+        let failure = Difference { what, native: format!("{:?}", expected.end), engine: "none".to_owned() };
+        Ok(Verdict::Different(expected.into(), vec![failure]))
+    }
+}
+
 /// Runs the generator's cases natively and on the engine.
 pub fn run(generator: &Generator, cases: Range<u64>, factory: &Factory) -> std::io::Result<Summary> {
-    let mut native = Native::start()?;
-    let mut guest = Guest::new(factory);
-    let watchdog = Watchdog::start(native.pid(), guest.attention());
+    let mut pair = Pair::new(factory)?;
     let mut summary = Summary::default();
     for index in cases {
         let Some(case) = generator.case(index) else { continue };
         let code = case.instruction.code();
         summary.cases += 1;
         summary.coverage.count(code);
-        let expected = watchdog.watching(Runner::Native, || native.run(&case))?;
-        let got = watchdog.watching(Runner::Engine, || catch_unwind(AssertUnwindSafe(|| guest.run(&case))));
-        let got = match got {
-            Ok(Ok(got)) => got,
-            failed => {
-                let what = match failed {
-                    Err(_) => "the engine panics".to_owned(),
-                    Ok(error) => format!("the engine fails: {error:?}"),
-                };
-                let panic =
-                    Difference { what, native: format!("{:?}", expected.end), engine: "none".to_owned() };
-                let what = vec![panic.what.clone()];
-                summary.fail(index, code, case.bits, what, || compare::report(&case, &expected, &[panic]));
-                guest = Guest::new(factory);
-                watchdog.set_attention(guest.attention());
-                continue;
+        match pair.compare(&case)? {
+            Verdict::Same => {}
+            Verdict::Known => summary.known += 1,
+            Verdict::Different(expected, differences) => {
+                let what = differences.iter().map(|difference| class(&difference.what)).collect();
+                let report = || compare::report(&case, &expected, &differences);
+                summary.fail(index, code, case.bits, what, report);
             }
-        };
-        let differences = compare::differences(&case, &expected, &got);
-        if differences.is_empty() {
-            continue;
         }
-        if known::reason(&case, &expected, &differences).is_some() {
-            summary.known += 1;
-            continue;
-        }
-        let what = differences.iter().map(|difference| class(&difference.what)).collect();
-        summary.fail(index, code, case.bits, what, || compare::report(&case, &expected, &differences));
     }
     Ok(summary)
 }
