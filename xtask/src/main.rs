@@ -18,9 +18,9 @@ struct Arguments {
 enum Chore {
     /// Everything that must pass: formatting, lints, unit tests, doc tests, guest boots
     Test,
-    /// Speed, boot time and memory, side by side with Bochs and QEMU's translator
+    /// Speed, boot time and memory, beside the host itself, QEMU's translator and Bochs
     #[command(
-        after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --only posada,bochs --workload gzip"
+        after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --quick --row sieve --only native,translate\n  cargo xtask bench --workload gzip --only interpret,bochs"
     )]
     Bench(bench::Options),
 }

@@ -84,6 +84,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         writeln!(out, "{MARK} shell")?;
     }
     let wanted = |row: &Row| arguments.rows.is_empty() || arguments.rows.contains(&row.name);
+    let mut failed = false;
     for row in rows.into_iter().filter(wanted) {
         let name = row.name.clone();
         let begun = |out: &mut dyn Write| {
@@ -93,18 +94,23 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
                 Ok(())
             }
         };
-        let outcome = row.run(arguments.divide, &mut || begun(&mut out))?;
+        let outcome = row.run(arguments.divide, &mut || begun(&mut out));
         let mark = if arguments.marks { format!("{MARK} end ") } else { String::new() };
         match outcome {
-            Outcome::Done { units, nanoseconds, checksum } => {
+            Ok(Outcome::Done { units, nanoseconds, checksum }) => {
                 writeln!(out, "{mark}{name} {units} {nanoseconds} {checksum:016x}")?;
             }
-            Outcome::Absent(why) => writeln!(out, "{mark}{name} 0 0 {why}")?,
+            Ok(Outcome::Absent(why)) => writeln!(out, "{mark}{name} 0 0 {why}")?,
+            // The others may do better.
+            Err(error) => {
+                failed = true;
+                writeln!(out, "scoreboard: {error}\n{mark}{name} 0 0 failed")?;
+            }
         }
         out.flush()?;
     }
     if arguments.marks {
         writeln!(out, "{MARK} done")?;
     }
-    Ok(())
+    if failed { Err("there are rows that failed".into()) } else { Ok(()) }
 }

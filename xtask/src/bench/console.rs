@@ -11,7 +11,7 @@ const TAIL: usize = 2000;
 pub(crate) enum Event {
     /// The kernel's first line. Firmware and boot loader end here.
     Kernel,
-    /// The shell has started, the first thing that a user could notice.
+    /// The shell has started, the first thing that a user could notice; or what is in its place.
     Shell,
     /// A workload begins.
     Begin(String),
@@ -19,7 +19,7 @@ pub(crate) enum Event {
     End {
         /// Which.
         workload: String,
-        /// What it printed.
+        /// What it printed: words.
         result: String,
     },
     /// All workloads have ended.
@@ -35,13 +35,14 @@ impl Event {
         // Something of the kernel's own may stand before a mark in the same line.
         let (_, mark) = line.split_once(MARK)?;
         let mut words = mark.split_whitespace();
-        match (words.next()?, words.next(), words.next()) {
+        let (kind, name) = (words.next()?, words.next());
+        let rest: Vec<_> = words.collect();
+        match (kind, name, &*rest) {
             ("shell", None, _) => Some(Self::Shell),
-            ("begin", Some(workload), None) => Some(Self::Begin(workload.to_owned())),
-            ("end", Some(workload), result) => Some(Self::End {
-                workload: workload.to_owned(),
-                result: result.unwrap_or_default().to_owned(),
-            }),
+            ("begin", Some(workload), []) => Some(Self::Begin(workload.to_owned())),
+            ("end", Some(workload), result) => {
+                Some(Self::End { workload: workload.to_owned(), result: result.join(" ") })
+            }
             ("done", None, _) => Some(Self::Done),
             _ => None,
         }

@@ -27,6 +27,7 @@ fn a_mark_after_something_of_the_kernels_counts() {
 fn the_end_of_a_workload_carries_its_result() {
     let end = |result: &str| Event::End { workload: "sort".into(), result: result.into() };
     assert_eq!(events(&["posada-bench: end sort 12ab\n"]), [end("12ab")]);
+    assert_eq!(events(&["posada-bench: end sort 1 2  3\r\n"]), [end("1 2 3")]);
     assert_eq!(events(&["posada-bench: end sort\n"]), [end("")]);
 }
 

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use cpio::newc::{Builder, ModeFileType, trailer};
 use posada_image::session::Session;
-use posada_image::{Images, Progress};
+use posada_image::{Images, Initramfs, Progress};
 
 use super::console::MARK;
 use super::workload::Workload;
@@ -14,19 +13,24 @@ use super::workload::Workload;
 /// Guest memory, in bytes.
 pub(crate) const MEMORY: u64 = 512 << 20;
 
+/// The processor model that every monitor has.
+pub(crate) const LEVEL: &str = "x86-64-v2";
+
 /// Words after those of the image. `earlyprintk` shows the kernel's first line when it is printed; what is less than a
 /// notice stays off the console, for a serial port that takes its time would otherwise be what is measured. Processors
 /// that need no mitigation against speculation and those that do shall carry out the same instructions.
-const APPEND: &str = "earlyprintk=ttyS0,115200 loglevel=6 mitigations=off";
+pub(crate) const APPEND: &str = "earlyprintk=ttyS0,115200 loglevel=6 mitigations=off";
 
 /// Files and words for a boot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Guest {
     /// Holds the files, and what monitors make of them.
     pub(crate) folder: PathBuf,
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     pub(crate) append: String,
+    /// The processor model, by its x86-64 psABI level.
+    pub(crate) cpu: String,
     /// The image and its version, for people.
     pub(crate) title: String,
 }
@@ -42,7 +46,6 @@ impl Guest {
         let image = Images::open()?.get("debian", progress)?;
         let session = Session::shell();
         let mut initrd = image.initrd(&session)?;
-        initrd.resize(initrd.len().next_multiple_of(4), 0);
         append_file(&mut initrd, "root/.profile", script(workloads).as_bytes())?;
         let path = folder.join("initrd");
         fs::write(&path, initrd).with_context(|| format!("writing {}", path.display()))?;
@@ -51,6 +54,7 @@ impl Guest {
             kernel: image.kernel(),
             initrd: path,
             append: format!("{} {APPEND}", image.append(&session)),
+            cpu: LEVEL.to_owned(),
             title: format!("Linux {} with {}", image.version(), tools(&image)),
         })
     }
@@ -65,10 +69,10 @@ fn tools(image: &posada_image::Image) -> String {
 
 /// Appends an archive with one file. Linux unpacks archives one after another; later files win.
 fn append_file(initrd: &mut Vec<u8>, path: &str, contents: &[u8]) -> anyhow::Result<()> {
-    let archive = Builder::new(path).ino(1).mode(0o644).set_mode_file_type(ModeFileType::Regular);
-    let mut writer = archive.write(initrd, u32::try_from(contents.len())?);
-    std::io::Write::write_all(&mut writer, contents)?;
-    trailer(writer.finish()?)?;
+    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    let mut archive = Initramfs::new(initrd);
+    archive.file(path, 0o644, contents)?;
+    archive.finish()?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use super::memory;
 const SAMPLE: Duration = Duration::from_millis(500);
 
 /// How long a guest may say nothing of interest.
-const PATIENCE: Duration = Duration::from_mins(10);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Which of a monitor's streams carries its guest's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub(crate) struct Launch {
     pub(crate) console: Console,
     /// It wants a terminal as its standard input (and output, if that is not the console).
     pub(crate) terminal: bool,
-    /// Guest memory in bytes.
-    pub(crate) memory: u64,
+    /// Guest memory in bytes; none if there is no guest.
+    pub(crate) memory: Option<u64>,
 }
 
 /// A command that dies with this process, so that a benchmark that is broken off leaves no emulator behind.
@@ -50,15 +50,22 @@ pub(crate) fn tethered(program: impl AsRef<std::ffi::OsStr>) -> Command {
 /// What one run took.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Measurement {
+    /// None if there is no guest.
+    pub(crate) boot: Option<Boot>,
+    pub(crate) workloads: BTreeMap<String, Work>,
+    /// The most memory that it had for itself, in bytes.
+    pub(crate) memory: u64,
+}
+
+/// What a boot took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Boot {
     /// From the start of the monitor to the shell.
     pub(crate) start_to_shell: Duration,
     /// From the kernel's first line to the shell.
     pub(crate) kernel_to_shell: Duration,
     /// The same, in time of the host's processors.
     pub(crate) kernel_to_shell_cpu: Duration,
-    pub(crate) workloads: BTreeMap<String, Work>,
-    /// The most memory that it had for itself, in bytes.
-    pub(crate) memory: u64,
 }
 
 /// What one workload took.
@@ -72,6 +79,18 @@ pub(crate) struct Work {
 
 /// Runs a monitor until its guest has done everything. Calls `report` at each event.
 pub(crate) fn measure(launch: Launch, report: &mut dyn FnMut(&Event)) -> anyhow::Result<Measurement> {
+    let (measurement, failure) = measure_partly(launch, report)?;
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(measurement),
+    }
+}
+
+/// Runs a monitor until its guest has done everything, or can do no more. What was measured up to a failure is kept.
+pub(crate) fn measure_partly(
+    launch: Launch,
+    report: &mut dyn FnMut(&Event),
+) -> anyhow::Result<(Measurement, Option<anyhow::Error>)> {
     let Launch { mut command, console, terminal, memory } = launch;
     let (sender, events) = channel();
     // What else it says matters only if it fails.
@@ -114,7 +133,7 @@ pub(crate) fn measure(launch: Launch, report: &mut dyn FnMut(&Event)) -> anyhow:
             "{what}\nthe end of its guest's console:\n{guest}\nand of what it said itself:\n{monitor}"
         )
     };
-    loop {
+    let failure = loop {
         let wait = next_sample.saturating_duration_since(Instant::now());
         match events.recv_timeout(wait) {
             Ok((when, event)) => {
@@ -123,22 +142,33 @@ pub(crate) fn measure(launch: Launch, report: &mut dyn FnMut(&Event)) -> anyhow:
                 let done = event == Event::Done;
                 timeline.add(when, cpu_time(pid).unwrap_or_default(), event);
                 if done {
-                    break;
+                    break None;
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
                 next_sample = Instant::now() + SAMPLE;
                 // There may be no guest RAM yet.
-                memory_own = memory_own.max(memory::own(pid, memory).ok());
+                memory_own = memory_own.max(memory.and_then(|ram| memory::own(pid, ram).ok()));
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(explain("it ended before its guest was done")),
+            Err(RecvTimeoutError::Disconnected) => {
+                break Some(explain("it ended before its guest was done"));
+            }
         }
         if last_event.elapsed() > PATIENCE {
-            return Err(explain(&format!("its guest has done nothing of interest for {PATIENCE:?}")));
+            break Some(explain(&format!("its guest has done nothing of interest for {PATIENCE:?}")));
         }
+    };
+    let at_end = match memory {
+        Some(ram) if failure.is_none() => memory::own(pid, ram)?,
+        _ => 0,
+    };
+    let most = memory_own.unwrap_or(0).max(at_end);
+    let measured = timeline.finish(most, memory.is_some());
+    match (measured, failure) {
+        (Ok(measurement), failure) => Ok((measurement, failure)),
+        (Err(_), Some(failure)) => Err(failure),
+        (Err(error), None) => Err(explain(&error.to_string())),
     }
-    let at_end = memory::own(pid, memory)?;
-    timeline.finish(memory_own.unwrap_or(0).max(at_end)).map_err(|error| explain(&error.to_string()))
 }
 
 /// A process that ends with its owner.
@@ -235,19 +265,22 @@ impl Timeline {
         }
     }
 
-    fn finish(self, memory: u64) -> anyhow::Result<Measurement> {
-        let (kernel, kernel_cpu) = self.kernel.context("the kernel's first line was not seen")?;
-        let (shell, shell_cpu) = self.shell.context("the shell was not seen to start")?;
+    /// With a guest, its boot must have been seen.
+    fn finish(self, memory: u64, guest: bool) -> anyhow::Result<Measurement> {
+        let mut boot = None;
+        if guest {
+            let (kernel, kernel_cpu) = self.kernel.context("the kernel's first line was not seen")?;
+            let (shell, shell_cpu) = self.shell.context("the shell was not seen to start")?;
+            boot = Some(Boot {
+                start_to_shell: shell - self.start,
+                kernel_to_shell: shell - kernel,
+                kernel_to_shell_cpu: shell_cpu.saturating_sub(kernel_cpu),
+            });
+        }
         if let Some((name, work)) = self.workloads.iter().find(|(_, work)| work.result.is_empty()) {
             bail!("the workload {name} failed after {:.1?}: it printed nothing", work.wall);
         }
-        Ok(Measurement {
-            start_to_shell: shell - self.start,
-            kernel_to_shell: shell - kernel,
-            kernel_to_shell_cpu: shell_cpu.saturating_sub(kernel_cpu),
-            workloads: self.workloads,
-            memory,
-        })
+        Ok(Measurement { boot, workloads: self.workloads, memory })
     }
 }
 

@@ -10,7 +10,7 @@ fn timeline(events: &[(u64, u64, Event)]) -> anyhow::Result<Measurement> {
     for (when, cpu, event) in events {
         timeline.add(start + seconds(*when), seconds(*cpu), event.clone());
     }
-    timeline.finish(1)
+    timeline.finish(1, true)
 }
 
 fn end(result: &str) -> Event {
@@ -20,8 +20,9 @@ fn end(result: &str) -> Event {
 #[test]
 fn a_boot_is_measured_from_start_and_from_the_kernels_first_line() {
     let measured = timeline(&[(2, 1, Event::Kernel), (3, 1, Event::Kernel), (9, 5, Event::Shell)]).unwrap();
-    assert_eq!((measured.start_to_shell, measured.kernel_to_shell), (seconds(9), seconds(7)));
-    assert_eq!(measured.kernel_to_shell_cpu, seconds(4));
+    let boot = measured.boot.unwrap();
+    assert_eq!((boot.start_to_shell, boot.kernel_to_shell), (seconds(9), seconds(7)));
+    assert_eq!(boot.kernel_to_shell_cpu, seconds(4));
 }
 
 #[test]
@@ -44,7 +45,7 @@ fn a_workload_without_a_result_has_failed() {
 fn a_monitor_that_ends_early_is_an_error_with_what_its_guest_said_last() {
     let mut command = tethered("sh");
     command.args(["-c", "echo Linux version 0; echo Kernel panic; echo out of luck >&2"]);
-    let launch = Launch { command, console: Console::Stdout, terminal: false, memory: 1 << 30 };
+    let launch = Launch { command, console: Console::Stdout, terminal: false, memory: Some(1 << 30) };
     let mut seen = Vec::new();
     let error = measure(launch, &mut |event| seen.push(event.clone())).unwrap_err().to_string();
     assert_eq!(seen, [Event::Kernel]);
@@ -52,10 +53,20 @@ fn a_monitor_that_ends_early_is_an_error_with_what_its_guest_said_last() {
 }
 
 #[test]
+fn what_was_measured_before_a_failure_is_kept() {
+    let mut command = tethered("sh");
+    command.args(["-c", "echo posada-bench: begin sort; echo posada-bench: end sort 7 8; exit 1"]);
+    let launch = Launch { command, console: Console::Stdout, terminal: false, memory: None };
+    let (measured, failure) = measure_partly(launch, &mut |_| {}).unwrap();
+    assert_eq!((measured.boot, &*measured.workloads["sort"].result), (None, "7 8"));
+    assert!(failure.is_some());
+}
+
+#[test]
 fn a_console_on_standard_error_is_heard_beside_a_terminal() {
     let mut command = tethered("sh");
     command.args(["-c", "test -t 0 && test -t 1 && echo 'posada-bench: shell' >&2"]);
-    let launch = Launch { command, console: Console::Stderr, terminal: true, memory: 1 << 30 };
+    let launch = Launch { command, console: Console::Stderr, terminal: true, memory: Some(1 << 30) };
     let mut seen = Vec::new();
     measure(launch, &mut |event| seen.push(event.clone())).unwrap_err();
     assert_eq!(seen, [Event::Shell]);

@@ -1,8 +1,10 @@
-//! `cargo xtask bench`: Posada beside Bochs and QEMU's translator, in one run, on the same guest.
+//! `cargo xtask bench`: Posada's engines beside native runs, QEMU's translator and Bochs, in one run.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `workload` | what is carried out in the guest |
+//! | `score` | the scoreboard: small tests and whole programs, against native |
+//! | `comparison` | instructions a second, boot and memory, against other monitors |
+//! | `workload` | what the comparison carries out in the guest |
 //! | `guest` | the files that every monitor boots |
 //! | `console` | the marks on the guest's console |
 //! | `monitor` | how each monitor is made ready and started |
@@ -11,7 +13,9 @@
 //! | `count` | how many instructions each workload is |
 //! | `report` | medians and ratios, and tables of them |
 //! | `plot` | the same as a picture |
+//! | `progress` | what is being done, on a terminal |
 
+mod comparison;
 mod console;
 mod count;
 mod guest;
@@ -19,7 +23,9 @@ mod measure;
 mod memory;
 mod monitor;
 mod plot;
+mod progress;
 mod report;
+mod score;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -27,37 +33,50 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-
-use console::Event;
-use guest::Guest;
-use report::{Peer, Report};
-use workload::WORKLOADS;
 
 use crate::packages;
 
 /// What to measure, and how often.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// One run of each monitor
+    /// One run of each
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
 
-    /// How many runs of each monitor, one after another in turn; medians are shown
+    /// How many runs of each, one after another in turn; medians are shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
-    /// Only these: posada, bochs, qemu
+    /// Only these: native, interpret, translate, qemu, bochs
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 
-    /// Only these workloads
+    /// Only these rows of the scoreboard
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    row: Vec<String>,
+
+    /// Only these workloads of the comparison with Bochs
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     workload: Vec<String>,
 
-    /// Put the results into docs/benchmarks.md and docs/benchmarks.svg
+    /// The guest's processor on the scoreboard: x86-64-v2 or x86-64-v3 [default: the best that the translator has]
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
+
+    /// Put the results into docs/benchmarks.md and its pictures
     #[arg(long)]
     save: bool,
+}
+
+impl Options {
+    fn rounds(&self) -> u32 {
+        if self.quick { 1 } else { self.rounds }
+    }
+
+    /// Whether somebody of this name takes part.
+    fn wants(&self, key: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == key)
+    }
 }
 
 /// A program that each package brings.
@@ -73,52 +92,50 @@ const PACKAGES: &[(&str, &str)] = &[
     ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"),
 ];
 
+/// What comes of a part of the benchmarks.
+pub(crate) struct Results {
+    /// Which place of the document it has, and what its picture is called.
+    part: &'static str,
+    /// For a terminal.
+    tables: String,
+    /// What went wrong.
+    complaints: Vec<String>,
+    /// For the document.
+    page: String,
+    picture: String,
+    /// Whether everybody came to the same results.
+    agreed: bool,
+}
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         return run_for_release();
+    }
+    let keys: Vec<_> = [score::NATIVE].into_iter().chain(monitor::all().iter().map(|m| m.key())).collect();
+    if let Some(unknown) = options.only.iter().find(|only| !keys.contains(&only.as_str())) {
+        bail!("there is nothing called {unknown}; there are {}", keys.join(", "));
     }
     // What is missing shows in the table; the rest can be measured.
     if let Err(error) = packages::ensure(PACKAGES) {
         eprintln!("xtask: {error:#}");
     }
-    let workloads =
-        choose("workload", WORKLOADS.iter().collect(), &options.workload, |workload| workload.name)?;
-    let mut monitors = choose("monitor", monitor::all(), &options.only, |monitor| monitor.key())?;
-    let rounds = if options.quick { 1 } else { options.rounds };
-    let folder = tempfile::Builder::new().prefix("posada-bench").tempdir()?;
-    let mut progress = Progress::new(monitors.len(), rounds, workloads.len());
-    let guest = Guest::new(folder.path(), &workloads, &mut progress)?;
-    let mut report = Report::new(&guest, &workloads);
-    for monitor in &mut monitors {
-        progress.say(format!("preparing {}", monitor.name()));
-        let version = monitor.prepare(&guest);
-        report.peers.push(Peer::new(monitor.name(), version));
-    }
-    progress.say("counting instructions".to_owned());
-    match count::count(&guest, &mut |event| progress.at("counting instructions", event)) {
-        Ok(counts) => report.counts = Some(counts),
-        Err(error) => report.problems.push(format!("instructions were not counted: {error:#}")),
-    }
-    for round in 1..=rounds {
-        for (monitor, peer) in monitors.iter().zip(&mut report.peers) {
-            // What failed once would fail again, and may take its time.
-            if !peer.failed() {
-                let doing = format!("round {round} of {rounds}: {}", monitor.name());
-                progress.say(doing.clone());
-                let run = monitor
-                    .launch(&guest)
-                    .and_then(|launch| measure::measure(launch, &mut |event| progress.at(&doing, event)));
-                peer.add(run);
-            }
+    let mut agreed = true;
+    let mut keep = |results: Results| {
+        println!("{}", results.tables);
+        for complaint in &results.complaints {
+            eprintln!("{complaint}\n");
         }
+        agreed &= results.agreed;
+        if options.save { save(&results) } else { Ok(()) }
+    };
+    let all = options.row.is_empty() && options.workload.is_empty();
+    if all || !options.row.is_empty() {
+        keep(score::run(options)?)?;
     }
-    progress.end();
-    let same = report.compare_results();
-    show(&report);
-    if options.save {
-        save(&report)?;
+    if all || !options.workload.is_empty() {
+        keep(comparison::run(options)?)?;
     }
-    ensure!(same, "the monitors do not agree on what the guest computes");
+    ensure!(agreed, "they do not agree on what the guest computes");
     Ok(())
 }
 
@@ -137,13 +154,6 @@ fn choose<T>(
     Ok(all.into_iter().filter(is_wanted).collect())
 }
 
-fn show(report: &Report<'_>) {
-    println!("{}", report.markdown());
-    for complaint in report.complaints() {
-        eprintln!("{complaint}\n");
-    }
-}
-
 /// Replaces this process's work by that of the same program, built for release.
 fn run_for_release() -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -155,61 +165,24 @@ fn run_for_release() -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
-/// Puts table and plot where the documents have them.
-fn save(report: &Report<'_>) -> anyhow::Result<()> {
+/// Puts tables and picture where the documents have them.
+fn save(results: &Results) -> anyhow::Result<()> {
     let docs: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let page = docs.join("benchmarks.md");
     let text = std::fs::read_to_string(&page).with_context(|| format!("reading {}", page.display()))?;
-    let text = report::replace_measured(&text, &report.page())
-        .with_context(|| format!("{} has no lines that say where measurements go", page.display()))?;
+    let text = report::replace_measured(&text, results.part, &results.page).with_context(|| {
+        format!("{} has no lines that say where the {} goes", page.display(), results.part)
+    })?;
     std::fs::write(&page, text).with_context(|| format!("writing {}", page.display()))?;
-    let plot = docs.join("benchmarks.svg");
-    std::fs::write(&plot, plot::svg(report)).with_context(|| format!("writing {}", plot.display()))?;
-    eprintln!("the results are in docs/benchmarks.md and docs/benchmarks.svg");
+    let plot = docs.join(picture_name(results.part));
+    std::fs::write(&plot, &results.picture).with_context(|| format!("writing {}", plot.display()))?;
+    eprintln!("the results are in docs/benchmarks.md and docs/{}", picture_name(results.part));
     Ok(())
 }
 
-/// What is being done, on a terminal; nothing in a pipe.
-struct Progress(ProgressBar);
-
-impl Progress {
-    fn new(monitors: usize, rounds: u32, workloads: usize) -> Self {
-        // Of every run, two events of the boot and two of each workload; counting is one more run.
-        let runs = monitors as u64 * u64::from(rounds) + 1;
-        let bar = ProgressBar::new(runs * (3 + 2 * workloads as u64));
-        let style = ProgressStyle::with_template("{elapsed_precise} {bar:30.cyan} {wide_msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.enable_steady_tick(std::time::Duration::from_millis(200));
-        Self(bar)
-    }
-
-    fn say(&self, what: String) {
-        self.0.set_message(what);
-    }
-
-    fn at(&self, doing: &str, event: &Event) {
-        self.0.inc(1);
-        let what = match event {
-            Event::Kernel => "booting",
-            Event::Begin(workload) => workload,
-            Event::Shell | Event::End { .. } | Event::Done => return,
-        };
-        self.say(format!("{doing}: {what}"));
-    }
-
-    fn end(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-impl posada_image::Progress for Progress {
-    fn stage(&mut self, what: &str, _: Option<u64>) {
-        self.say(what.to_owned());
-    }
-
-    fn advance(&mut self, _: u64) {}
-
-    fn done(&mut self) {}
+/// The file of a part's picture.
+fn picture_name(part: &str) -> String {
+    format!("benchmarks-{part}.svg")
 }
 
 #[cfg(test)]

@@ -5,26 +5,26 @@ use std::fmt::Write as _;
 use super::report::{Report, Spread, Table, figures};
 
 /// Colours that everybody can tell apart (Okabe and Ito), by monitor.
-const COLOURS: [&str; 5] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"];
+pub(crate) const COLOURS: [&str; 5] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"];
 
-const WIDTH: f64 = 860.0;
-const MARGIN: f64 = 20.0;
+pub(crate) const WIDTH: f64 = 860.0;
+pub(crate) const MARGIN: f64 = 20.0;
 /// Where axes begin and end.
-const LEFT: f64 = 210.0;
-const RIGHT: f64 = WIDTH - 70.0;
+pub(crate) const LEFT: f64 = 210.0;
+pub(crate) const RIGHT: f64 = WIDTH - 70.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 9.0;
 
 /// A logarithmic axis from one round number to another.
 #[derive(Clone, Copy, Debug)]
-struct Axis {
+pub(crate) struct Axis {
     from: f64,
     to: f64,
 }
 
 impl Axis {
     /// An axis that holds all these values, with room before the least, for a bar has to begin somewhere.
-    fn holding(values: impl Iterator<Item = f64> + Clone) -> Self {
+    pub(crate) fn holding(values: impl Iterator<Item = f64> + Clone) -> Self {
         let least = values.clone().fold(f64::INFINITY, f64::min).clamp(1e-3, 1e6);
         let most = values.fold(0.0, f64::max).clamp(least, 1e7);
         // 1, 2 or 5 times a power of ten.
@@ -38,13 +38,13 @@ impl Axis {
     }
 
     /// Where a value lies, in the picture.
-    fn at(self, value: f64) -> f64 {
+    pub(crate) fn at(self, value: f64) -> f64 {
         let part = (value.max(self.from) / self.from).log10() / (self.to / self.from).log10();
         LEFT + part.min(1.0) * (RIGHT - LEFT)
     }
 
     /// The round numbers on it.
-    fn ticks(self) -> Vec<f64> {
+    pub(crate) fn ticks(self) -> Vec<f64> {
         let first = self.from.log10().floor() as i32;
         let last = self.to.log10().ceil() as i32;
         let all = (first..=last).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(power)));
@@ -164,7 +164,7 @@ fn draw(out: &mut String, axis: Axis, spread: Option<Spread>, colour: &str, y: f
     );
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

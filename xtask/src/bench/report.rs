@@ -17,24 +17,20 @@ const TIME: &str = "Seconds of host processor time for a workload";
 const MEMORY_LIMIT: f64 = 64.0;
 
 /// Below this share of a host processor, a monitor shared it with somebody else while it was measured.
-const ALONE: f64 = 0.95;
+pub(crate) const ALONE: f64 = 0.95;
 
 /// One monitor's runs.
 #[derive(Debug)]
 pub(crate) struct Peer {
     name: &'static str,
-    version: Option<String>,
+    version: String,
     runs: Vec<Measurement>,
     failure: Option<String>,
 }
 
 impl Peer {
-    pub(crate) fn new(name: &'static str, version: anyhow::Result<String>) -> Self {
-        let (version, failure) = match version {
-            Ok(version) => (Some(version), None),
-            Err(error) => (None, Some(format!("{error:#}"))),
-        };
-        Self { name, version, runs: Vec::new(), failure }
+    pub(crate) fn new(name: &'static str, version: String) -> Self {
+        Self { name, version, runs: Vec::new(), failure: None }
     }
 
     pub(crate) fn add(&mut self, run: anyhow::Result<Measurement>) {
@@ -216,13 +212,13 @@ impl<'a> Report<'a> {
         }
         let boots = vec![
             row("from the kernel's first line".to_owned(), false, &|run| {
-                Some(run.kernel_to_shell.as_secs_f64())
+                Some(run.boot?.kernel_to_shell.as_secs_f64())
             }),
             row("– in host processor time".to_owned(), false, &|run| {
-                Some(run.kernel_to_shell_cpu.as_secs_f64())
+                Some(run.boot?.kernel_to_shell_cpu.as_secs_f64())
             }),
             row("from the start of the monitor".to_owned(), false, &|run| {
-                Some(run.start_to_shell.as_secs_f64())
+                Some(run.boot?.start_to_shell.as_secs_f64())
             }),
         ];
         tables.push(Table { title: "Seconds to the shell", more_is_better: false, limit: None, rows: boots });
@@ -268,16 +264,16 @@ impl<'a> Report<'a> {
     }
 
     /// What the documents say of these runs.
-    pub(crate) fn page(&self) -> String {
-        let mut page = String::from("![The tables below as bars](benchmarks.svg)\n\n");
+    pub(crate) fn page(&self, picture: &str) -> String {
+        let mut page = format!("![The tables below as bars]({picture})\n\n");
         page.push_str(&self.markdown());
-        page.push_str("A ratio above 1 is to Posada's advantage.\n\n");
+        page.push_str("A ratio above 1 is to the first column's advantage.\n\n");
         let rounds = self.peers.iter().map(|peer| peer.runs.len()).max().unwrap_or(0);
         let _ = writeln!(page, "- Runs of each monitor, in turn: {rounds}. Values are medians.");
         let _ = writeln!(page, "- Guest: {}, {} MiB, one processor.", self.guest, MEMORY >> 20);
         let _ = writeln!(page, "- Host: {}.", host());
         for peer in &self.peers {
-            let version = peer.version.clone().unwrap_or_else(|| format!("{}: not there", peer.name));
+            let version = &peer.version;
             let share =
                 peer.share().map(|share| format!("; it had {:.0} % of a host processor", share * 100.0));
             let _ = writeln!(page, "- {version}{}.", share.unwrap_or_default());
@@ -312,7 +308,7 @@ pub(crate) fn figures(value: f64) -> String {
 }
 
 /// A Markdown table: the first line is the head, the first column stands left, the others right.
-fn align(lines: &[Vec<String>]) -> String {
+pub(crate) fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width =
         |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3);
@@ -339,7 +335,7 @@ fn align(lines: &[Vec<String>]) -> String {
 }
 
 /// The machine that all this ran on.
-fn host() -> String {
+pub(crate) fn host() -> String {
     let field = |path: &str, name: &str| {
         let text = fs::read_to_string(path).ok()?;
         let line = text.lines().find(|line| line.starts_with(name))?;
@@ -358,14 +354,14 @@ fn host() -> String {
     format!("{processor}, {count} processors{memory}, {system}, Linux {release}{kind}")
 }
 
-const BEGIN: &str = "<!-- measured by cargo xtask bench --save -->\n";
 const END: &str = "<!-- end of what was measured -->\n";
 
-/// Puts `measured` where a document has its measurements; none if it says nowhere where that is.
-pub(crate) fn replace_measured(document: &str, measured: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
+/// Puts `measured` where a document has the measurements of this part; none if it says nowhere where that is.
+pub(crate) fn replace_measured(document: &str, part: &str, measured: &str) -> Option<String> {
+    let begin = format!("<!-- {part}: measured by cargo xtask bench --save -->\n");
+    let (before, rest) = document.split_once(&begin)?;
     let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{measured}\n{END}{after}"))
+    Some(format!("{before}{begin}\n{measured}\n{END}{after}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::super::measure::Work;
+use super::super::measure::{Boot, Work};
 use super::*;
 
 const SORT: &Workload = &Workload { name: "sort", what: "lines", script: "sort" };
@@ -9,16 +9,18 @@ fn run(seconds: u64, result: &str) -> Measurement {
     let wall = Duration::from_secs(seconds);
     let work = Work { wall, cpu: wall, result: result.to_owned() };
     Measurement {
-        start_to_shell: wall * 3,
-        kernel_to_shell: wall * 2,
-        kernel_to_shell_cpu: wall * 2,
+        boot: Some(Boot {
+            start_to_shell: wall * 3,
+            kernel_to_shell: wall * 2,
+            kernel_to_shell_cpu: wall * 2,
+        }),
         workloads: BTreeMap::from([("sort".to_owned(), work)]),
         memory: 32 << 20,
     }
 }
 
 fn peer(name: &'static str, runs: &[Measurement]) -> Peer {
-    let mut peer = Peer::new(name, Ok(format!("{name} 1.0")));
+    let mut peer = Peer::new(name, format!("{name} 1.0"));
     peer.runs = runs.to_vec();
     peer
 }
@@ -111,8 +113,10 @@ fn columns_are_aligned() {
 
 #[test]
 fn only_what_was_measured_is_replaced() {
-    let document = format!("# Title\n{BEGIN}old\n{END}## More\n");
-    let replaced = replace_measured(&document, "new").unwrap();
-    assert_eq!(replaced, format!("# Title\n{BEGIN}\nnew\n{END}## More\n"));
-    assert_eq!(replace_measured("# Title\n", "new"), None);
+    let begin = |part: &str| format!("<!-- {part}: measured by cargo xtask bench --save -->\n");
+    let (one, two) = (begin("one"), begin("two"));
+    let document = format!("# Title\n{one}old\n{END}## More\n{two}old\n{END}");
+    let replaced = replace_measured(&document, "two", "new").unwrap();
+    assert_eq!(replaced, format!("# Title\n{one}old\n{END}## More\n{two}\nnew\n{END}"));
+    assert_eq!(replace_measured("# Title\n", "one", "new"), None);
 }

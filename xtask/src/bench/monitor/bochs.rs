@@ -67,7 +67,7 @@ impl Monitor for Bochs {
             .arg("-rc")
             .arg(&self.debugger_commands)
             .env("TERM", "vt100");
-        Ok(Launch { command, console: Console::Stderr, terminal: true, memory: MEMORY })
+        Ok(Launch { command, console: Console::Stderr, terminal: true, memory: Some(MEMORY) })
     }
 }
 

@@ -23,14 +23,29 @@ pub(crate) trait Monitor {
     /// Makes whatever it needs to boot this guest, once, and returns its version.
     fn prepare(&mut self, guest: &Guest) -> anyhow::Result<String>;
 
+    /// Whether it can have this processor model, once it is prepared.
+    fn has_model(&self, _: &str) -> bool {
+        true
+    }
+
     /// How to start it with this guest: with [`guest::MEMORY`](super::guest::MEMORY) bytes of memory, one processor
-    /// with the features of `x86-64-v2`, the console on the first serial port, and a second serial port.
+    /// with the features of [`Guest::cpu`], the console on the first serial port, and a second serial port.
     fn launch(&self, guest: &Guest) -> anyhow::Result<Launch>;
 }
 
 /// All of them, Posada first: others are compared with it.
 pub(crate) fn all() -> Vec<Box<dyn Monitor>> {
-    vec![Box::new(posada::Posada::default()), Box::new(bochs::Bochs::default()), Box::new(qemu::Qemu)]
+    vec![
+        Box::new(posada::INTERPRET),
+        Box::new(posada::TRANSLATE),
+        Box::new(bochs::Bochs::default()),
+        Box::new(qemu::Qemu),
+    ]
+}
+
+/// One of them.
+pub(crate) fn named(key: &str) -> Option<Box<dyn Monitor>> {
+    all().into_iter().find(|monitor| monitor.key() == key)
 }
 
 /// The first of the lines that a program prints which `matches`.

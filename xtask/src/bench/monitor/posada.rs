@@ -1,54 +1,91 @@
-//! Posada itself: the command, as users start it.
+//! Posada itself: the command, as users start it. Each engine is a monitor of its own.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use super::super::guest::{Guest, MEMORY};
+use super::super::guest::{Guest, LEVEL, MEMORY};
 use super::super::measure::{Console, Launch, tethered};
 use super::{Monitor, line_of};
 
-#[derive(Debug, Default)]
+/// What the command says of a kernel that is empty. It looks at the engine and at the model first.
+const NO_KERNEL: &str = "no kernel";
+
+#[derive(Debug)]
 pub(super) struct Posada {
+    engine: &'static str,
+    name: &'static str,
     program: PathBuf,
 }
 
+pub(super) const INTERPRET: Posada =
+    Posada { engine: "interpret", name: "Posada interpret", program: PathBuf::new() };
+
+pub(super) const TRANSLATE: Posada =
+    Posada { engine: "translate", name: "Posada translate", program: PathBuf::new() };
+
 impl Monitor for Posada {
     fn key(&self) -> &'static str {
-        "posada"
+        self.engine
     }
 
     fn name(&self) -> &'static str {
-        "Posada"
+        self.name
     }
 
     fn prepare(&mut self, _: &Guest) -> anyhow::Result<String> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let status = Command::new(cargo)
-            .args(["build", "--quiet", "--release", "--package", "posada"])
-            .status()
-            .context("starting cargo")?;
-        if !status.success() {
-            bail!("the command does not compile");
+        self.program = build()?;
+        if let Some(refusal) = self.refusal(LEVEL)? {
+            bail!("there is no such engine: {refusal}");
         }
-        // This program, itself built for release, lies beside it.
-        self.program = std::env::current_exe()?.with_file_name("posada");
         let version =
             line_of(&self.program.to_string_lossy(), &["--version"], |line| line.starts_with("posada"))?;
-        Ok(format!("{}, engine interpret", version.replacen("posada", "Posada", 1)))
+        Ok(format!("{}, engine {}", version.replacen("posada", "Posada", 1), self.engine))
+    }
+
+    fn has_model(&self, model: &str) -> bool {
+        matches!(self.refusal(model), Ok(None))
     }
 
     fn launch(&self, guest: &Guest) -> anyhow::Result<Launch> {
         let mut command = tethered(&self.program);
         command
-            .args(["run", "--engine", "interpret", "--cpu", "x86-64-v2", "--cpus", "1"])
+            .args(["run", "--engine", self.engine, "--cpu", &guest.cpu, "--cpus", "1"])
             .args(["--memory", &format!("{}M", MEMORY >> 20)])
             .arg("--kernel")
             .arg(&guest.kernel)
             .arg("--initrd")
             .arg(&guest.initrd)
             .args(["--append", &guest.append]);
-        Ok(Launch { command, console: Console::Stdout, terminal: false, memory: MEMORY })
+        Ok(Launch { command, console: Console::Stdout, terminal: false, memory: Some(MEMORY) })
     }
+}
+
+impl Posada {
+    /// What the command says against its engine with this processor model, if anything.
+    fn refusal(&self, model: &str) -> anyhow::Result<Option<String>> {
+        let output = Command::new(&self.program)
+            .args(["run", "--engine", self.engine, "--cpu", model, "--kernel", "/dev/null"])
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("starting {}", self.program.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let first = said.lines().next().unwrap_or_default().to_owned();
+        Ok((!said.contains(NO_KERNEL)).then_some(first))
+    }
+}
+
+/// Builds the command, and returns where it is.
+pub(in super::super) fn build() -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "--package", "posada"])
+        .status()
+        .context("starting cargo")?;
+    if !status.success() {
+        bail!("the command does not compile");
+    }
+    // This program, itself built for release, lies beside it.
+    Ok(std::env::current_exe()?.with_file_name("posada"))
 }
