@@ -128,18 +128,32 @@ impl Asm {
         self.int(offset);
     }
 
-    /// `op reg, [base + displacement]`, 64 bits; `base` is neither `rsp` nor `r12`.
-    pub(crate) fn with_memory(&mut self, op: Op, reg: u8, base: u8, displacement: i32) {
-        self.rex(true, reg, 0, base);
-        self.byte(op as u8);
-        self.memory(reg, base, displacement);
+    /// `op reg, [r10 + index + displacement]`, 64 bits.
+    pub(crate) fn with_place(&mut self, op: Op, reg: u8, place: Place) {
+        self.at_place(op as u8, reg, place);
     }
 
-    /// `mov [base + displacement], reg`, 64 bits; `base` as for [`with_memory`](Self::with_memory).
-    pub(crate) fn store(&mut self, base: u8, displacement: i32, reg: u8) {
-        self.rex(true, reg, 0, base);
-        self.byte(0x89);
-        self.memory(reg, base, displacement);
+    /// `mov [r10 + index + displacement], reg`, 64 bits.
+    pub(crate) fn store_place(&mut self, place: Place, reg: u8) {
+        self.at_place(0x89, reg, place);
+    }
+
+    fn at_place(&mut self, opcode: u8, reg: u8, place: Place) {
+        let Some(index) = place.index else {
+            self.rex(true, reg, 0, R10);
+            self.byte(opcode);
+            return self.memory(reg, R10, place.displacement);
+        };
+        self.rex(true, reg, index, R10);
+        self.byte(opcode);
+        let sib = (index & 7) << 3 | R10 & 7;
+        match i8::try_from(place.displacement) {
+            Ok(short) => self.bytes(&[0x44 | (reg & 7) << 3, sib, short as u8]),
+            Err(_) => {
+                self.bytes(&[0x84 | (reg & 7) << 3, sib]);
+                self.int(place.displacement);
+            }
+        }
     }
 
     fn memory(&mut self, reg: u8, base: u8, displacement: i32) {
@@ -312,6 +326,14 @@ impl Asm {
         self.bytes(&[GS, 0xff, 0x14, 0x25]);
         self.int(offset);
     }
+}
+
+/// Where an access goes in the host's memory: `r10`, perhaps another host register, and a displacement.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(crate) struct Place {
+    pub(crate) index: Option<u8>,
+    pub(crate) displacement: i32,
 }
 
 /// An address to compute: host registers all.

@@ -4,11 +4,12 @@ use iced_x86::{
     Decoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 
-use crate::asm::{Asm, Condition, Hole, Op, Sum};
+use crate::asm::{Asm, Condition, Hole, Op, Place, Sum};
 use crate::context::register::{R10, R11, RSP};
 use crate::context::{Context, offset};
 use crate::entry::reason;
 use crate::flags::{Flags, Recipe};
+use crate::groups::{self, Group, Item, StackEffect};
 use crate::helpers::help;
 use crate::registers::{self, with_number};
 use crate::{classify, tlb};
@@ -88,6 +89,9 @@ pub(crate) enum StubKind {
     Leave(u32, i32),
     /// A jump to another page, at this distance, of the instruction there.
     Jump(i32, u32),
+    /// A group that does not lie in one page: goes on from an item, without groups; whether attention has been looked
+    /// for.
+    Rest(usize, bool),
     /// A jump to a linear address that is not in the table, of the instruction there; goes on at a place in the code.
     Find(u32, usize),
 }
@@ -105,6 +109,15 @@ pub(crate) struct Writer<'a> {
     ties: Vec<Tie>,
     first_tie: u32,
     polled: bool,
+    items: Vec<Item>,
+    groups: Vec<Group>,
+    /// Which groups' distances are known here, a bit each.
+    known: u8,
+    /// The current item, and how far the stack pointer has moved since its value was last unknown.
+    item: usize,
+    moved: i32,
+    /// The group whose distance is in `r10` if nothing has been written since there were so many bytes.
+    in_r10: (usize, usize),
     /// Where the block, the current instruction and the next are in the page.
     start: u32,
     at: u32,
@@ -136,6 +149,12 @@ impl<'a> Writer<'a> {
             ties: Vec::new(),
             first_tie,
             polled: false,
+            items: Vec::new(),
+            groups: Vec::new(),
+            known: 0,
+            item: 0,
+            moved: 0,
+            in_r10: (0, usize::MAX),
             start,
             at: start,
             next: start,
@@ -146,23 +165,42 @@ impl<'a> Writer<'a> {
 
     /// Writes the block that begins `bytes`, which end with the page.
     pub(crate) fn write(mut self, bytes: &[u8], options: u32) -> Written {
+        self.decode(bytes, options);
+        self.groups = groups::find(&self.items, self.info);
+        self.items_from(0);
+        self.write_stubs();
+        Written { code: self.asm.finish(), ties: self.ties, instructions: self.items.len() }
+    }
+
+    /// Decodes up to the first instruction that surely goes elsewhere.
+    fn decode(&mut self, bytes: &[u8], options: u32) {
         let mut decoder = Decoder::with_ip(64, bytes, 0, options);
-        let mut instructions = 0;
-        loop {
-            self.at = self.start + decoder.position() as u32;
-            if instructions == LONGEST || self.at == PAGE as u32 {
-                self.go_to(self.at as i32);
-                break;
-            }
+        while self.items.len() < LONGEST && decoder.can_decode() {
+            let at = self.start + decoder.position() as u32;
             let instruction = decoder.decode();
-            self.next = self.start + decoder.position() as u32;
-            if instruction.is_invalid() || !(self.features)(&instruction) {
-                self.interpret();
+            let next = self.start + decoder.position() as u32;
+            let good = !instruction.is_invalid() && (self.features)(&instruction);
+            self.items.push(Item { instruction, at, next, good });
+            let goes_on = matches!(
+                instruction.flow_control(),
+                FlowControl::Next | FlowControl::ConditionalBranch
+            );
+            if !good || !goes_on || classify::ends_block(&instruction) {
                 break;
             }
-            instructions += 1;
+        }
+    }
+
+    /// Writes the items from `first` on, and where they go.
+    fn items_from(&mut self, first: usize) {
+        for n in first..self.items.len() {
+            let Item { instruction, at, next, good } = self.items[n];
+            (self.item, self.at, self.next) = (n, at, next);
+            if !good {
+                return self.interpret();
+            }
             self.poll_if_free();
-            let before = (self.asm.len(), self.stubs.len(), self.flags, self.polled, self.ties.len());
+            let before = self.asm.len();
             let result = match instruction.flow_control() {
                 FlowControl::Next => match self.sensitive(&instruction) {
                     Some(result) => result,
@@ -178,17 +216,22 @@ impl<'a> Writer<'a> {
             };
             match result {
                 Ok(false) => {}
-                Ok(true) => break,
+                Ok(true) => return,
                 Err(ForInterpreter) => {
-                    debug_assert_eq!(before.0, self.asm.len(), "{instruction:?} is refused half-way");
-                    instructions -= 1;
-                    self.interpret();
-                    break;
+                    debug_assert_eq!(before, self.asm.len(), "{instruction:?} is refused half-way");
+                    return self.interpret();
+                }
+            }
+            if !self.groups.is_empty() {
+                let written = groups::written(&instruction, self.info);
+                match groups::stack_effect(&instruction, written) {
+                    StackEffect::Moves(by) => self.moved += by,
+                    StackEffect::Unknown => self.moved = 0,
                 }
             }
         }
-        self.write_stubs();
-        Written { code: self.asm.finish(), ties: self.ties, instructions }
+        self.at = self.next;
+        self.go_to(self.next as i32);
     }
 
     /// Leaves the current instruction to the interpreter.
@@ -238,6 +281,11 @@ impl<'a> Writer<'a> {
                         let hole = self.asm.jump_if(Condition::NE);
                         self.leave(stub.flags, reason::INTERPRET, at as i32);
                         self.asm.lead(hole, resume);
+                    }
+                    StubKind::Rest(item, polled) => {
+                        (self.flags, self.polled) = (stub.flags, polled);
+                        self.groups.clear();
+                        self.items_from(item);
                     }
                     StubKind::Jump(distance, at) => {
                         (self.flags, self.at) = (stub.flags, at);
@@ -389,18 +437,18 @@ impl<'a> Writer<'a> {
             self.load_guest(R10, number);
         } else {
             let address = self.memory_operand(i)?;
-            self.access(Access { address, size: 8, write: false, aligned: false });
-            self.asm.with_memory(Op::Load, R10, R10, 0);
+            let place = self.access(Access { address, size: 8, write: false, aligned: false });
+            self.asm.with_place(Op::Load, R10, place);
         }
         Ok(())
     }
 
     /// Stores the address of the next instruction where the stack's top will be.
     fn push_next(&mut self) {
-        self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        let place = self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
         self.asm.with_context(Op::Load, R11, offset::CODE_BASE);
         self.asm.add_to(R11, R11, self.next as i32);
-        self.asm.store(R10, 0, R11);
+        self.asm.store_place(place, R11);
     }
 
     fn call(&mut self, i: &Instruction) -> Outcome {
@@ -414,6 +462,7 @@ impl<'a> Writer<'a> {
             self.tie(hole, target);
             return Ok(());
         }
+        self.flags.lose(&mut self.asm);
         self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
         self.asm.add_to(R10, R10, target);
         self.find_jump();
@@ -428,6 +477,8 @@ impl<'a> Writer<'a> {
         self.target_operand(i)?;
         // The target is found before anything is stored: the store may hit the operand.
         self.find_jump();
+        // That may have had a page watched.
+        self.forget_groups();
         self.asm.store_context(offset::TARGET, R11);
         self.asm.store_context(offset::TARGET + 8, R10);
         self.push_next();
@@ -445,8 +496,9 @@ impl<'a> Writer<'a> {
         }
         let released = if i.op_count() == 1 { i32::from(i.immediate16()) } else { 0 };
         self.poll();
-        self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
-        self.asm.with_memory(Op::Load, R10, R10, 0);
+        self.flags.lose(&mut self.asm);
+        let place = self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        self.asm.with_place(Op::Load, R10, place);
         self.find_jump();
         self.move_stack(8 + released);
         self.jump_found();
@@ -526,17 +578,16 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Finds where an access goes in the host's memory, into `r10`; the flags are lost.
-    pub(crate) fn access(&mut self, access: Access) {
+    /// Finds where an access goes in the host's memory; changes `r10` and `r11`. The flags may be lost.
+    pub(crate) fn access(&mut self, access: Access) -> Place {
+        if let Some(place) = self.access_in_group(&access) {
+            return place;
+        }
         self.flags.lose(&mut self.asm);
         let before = self.flags;
         self.address(&access.address);
         let table = Context::tlb_offset(usize::from(self.mode.view), access.write);
-        self.asm.rotate_to_r11(tlb::INDEX_SHIFT);
-        self.asm.with_value(Op::And, false, R11, tlb::INDEX_MASK);
-        self.asm.with_table(Op::Xor, R10, R11, table);
-        self.asm.with_value(Op::Cmp, true, R10, PAGE - access.size as i32);
-        let mut holes = vec![self.asm.jump_if(Condition::ABOVE)];
+        let mut holes = vec![self.look_up(table, access.size as i32)];
         if access.aligned {
             self.asm.test_r10(access.size as i32 - 1);
             holes.push(self.asm.jump_if(Condition::NE));
@@ -544,6 +595,72 @@ impl<'a> Writer<'a> {
         self.asm.with_table(Op::Add, R10, R11, table + 8);
         let resume = self.asm.len();
         self.stubs.push(Stub { holes, flags: before, kind: StubKind::Access(access, self.at, resume) });
+        Place { index: None, displacement: 0 }
+    }
+
+    /// Looks for the page of the linear address in `r10` in a TLB; `r10` becomes the offset in the page, and `r11`
+    /// the entry's in the table. The hole is for when it is not there, or `size` bytes go beyond the page.
+    fn look_up(&mut self, table: i32, size: i32) -> Hole {
+        self.asm.rotate_to_r11(tlb::INDEX_SHIFT);
+        self.asm.with_value(Op::And, false, R11, tlb::INDEX_MASK);
+        self.asm.with_table(Op::Xor, R10, R11, table);
+        self.asm.with_value(Op::Cmp, true, R10, PAGE - size);
+        self.asm.jump_if(Condition::ABOVE)
+    }
+
+    /// [`access`](Self::access), if it belongs to a group.
+    fn access_in_group(&mut self, access: &Access) -> Option<Place> {
+        let Address { base: Some(base), index: None, displacement, in_code: false, segment: None, wide: true } =
+            access.address
+        else {
+            return None;
+        };
+        if access.aligned {
+            return None;
+        }
+        let moved = if base == RSP { self.moved } else { 0 };
+        let distance = displacement.checked_add(moved)?;
+        let size = access.size as i32;
+        let n = self.groups.iter().position(|g| g.has(self.item, base, distance, size, access.write))?;
+        let group = self.groups[n];
+        let host = registers::host(base)?;
+        let slot = offset::DISTANCES + 8 * n as i32;
+        if self.known & 1 << n == 0 {
+            self.flags.lose(&mut self.asm);
+            let before = self.flags;
+            self.asm.add_to(R10, host, group.low.checked_sub(moved)?);
+            let table = Context::tlb_offset(usize::from(self.mode.view), group.write);
+            let hole = self.look_up(table, group.high - group.low);
+            self.stubs.push(Stub {
+                holes: vec![hole],
+                flags: before,
+                kind: StubKind::Rest(self.item, self.polled),
+            });
+            self.asm.with_table(Op::Load, R10, R11, table + 8);
+            self.asm.with_table(Op::Sub, R10, R11, table);
+            self.asm.store_context(slot, R10);
+            self.known |= 1 << n;
+        } else if self.in_r10 != (n, self.asm.len()) {
+            self.asm.with_context(Op::Load, R10, slot);
+        }
+        Some(Place { index: Some(host), displacement })
+    }
+
+    /// `r10` is still what an access with `place` has left there.
+    fn keep_r10(&mut self, access: &Access, place: Place) {
+        if place.index.is_some() && let Some(base) = access.address.base {
+            let moved = if base == RSP { self.moved } else { 0 };
+            let distance = access.address.displacement + moved;
+            let has = |g: &Group| g.has(self.item, base, distance, access.size as i32, access.write);
+            if let Some(n) = self.groups.iter().position(has) {
+                self.in_r10 = (n, self.asm.len());
+            }
+        }
+    }
+
+    /// What has been found out about pages may hold no longer.
+    pub(crate) fn forget_groups(&mut self) {
+        self.known = 0;
     }
 
     // For instructions that are elsewhere.
@@ -610,6 +727,10 @@ impl<'a> Writer<'a> {
 
     pub(crate) fn move_stack(&mut self, by: i32) {
         self.flags.before_moving_stack(&mut self.asm, by);
+        self.add_to_stack(by);
+    }
+
+    fn add_to_stack(&mut self, by: i32) {
         let stack = registers::host(RSP).unwrap_or(R10);
         self.asm.add_to(stack, stack, by);
     }
@@ -635,33 +756,40 @@ impl<'a> Writer<'a> {
         if i.stack_pointer_increment() != -8 {
             return Err(ForInterpreter);
         }
-        match i.op0_kind() {
+        let (place, from) = match i.op0_kind() {
             OpKind::Register => {
                 let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
-                self.access(to);
+                let place = self.access(to);
                 let from = registers::host(number).unwrap_or(R11);
                 if from == R11 {
                     self.load_guest(R11, number);
                 }
-                self.asm.store(R10, 0, from);
+                (place, from)
             }
             OpKind::Memory => {
                 let address = self.memory_operand(i)?;
-                self.access(Access { address, size: 8, write: false, aligned: false });
-                self.asm.with_memory(Op::Load, R10, R10, 0);
+                let place = self.access(Access { address, size: 8, write: false, aligned: false });
+                self.asm.with_place(Op::Load, R10, place);
                 self.asm.store_context(offset::TEMPORARY, R10);
-                self.access(to);
+                let place = self.access(to);
                 self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
-                self.asm.store(R10, 0, R11);
+                (place, R11)
             }
             _ => {
                 let value = i32::try_from(i.immediate(0) as i64).map_err(|_| ForInterpreter)?;
-                self.access(to);
+                let place = self.access(to);
                 self.asm.value(R11, value);
-                self.asm.store(R10, 0, R11);
+                (place, R11)
             }
+        };
+        self.asm.store_place(place, from);
+        let before = self.asm.len();
+        self.flags.before_moving_stack(&mut self.asm, -8);
+        let kept = before == self.asm.len();
+        self.add_to_stack(-8);
+        if kept {
+            self.keep_r10(&to, place);
         }
-        self.move_stack(-8);
         Ok(())
     }
 
@@ -671,11 +799,21 @@ impl<'a> Writer<'a> {
         }
         let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
         self.flags.before_writing(&mut self.asm, 1 << number);
-        self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
-        self.asm.with_memory(Op::Load, R10, R10, 0);
-        self.store_guest(number, R10);
+        let from = Access { address: Address::on_stack(0), size: 8, write: false, aligned: false };
+        let place = self.access(from);
+        let to = registers::host(number).unwrap_or(R11);
+        self.asm.with_place(Op::Load, to, place);
+        if to == R11 {
+            self.store_guest(number, R11);
+        }
         if number != RSP {
-            self.move_stack(8);
+            let before = self.asm.len();
+            self.flags.before_moving_stack(&mut self.asm, 8);
+            let kept = before == self.asm.len();
+            self.add_to_stack(8);
+            if kept {
+                self.keep_r10(&from, place);
+            }
         }
         Ok(())
     }
@@ -687,8 +825,8 @@ impl<'a> Writer<'a> {
         }
         self.flags.before_writing(&mut self.asm, 1 << RBP | 1 << RSP);
         let address = Address { base: Some(RBP), ..Address::on_stack(0) };
-        self.access(Access { address, size: 8, write: false, aligned: false });
-        self.asm.with_memory(Op::Load, R10, R10, 0);
+        let place = self.access(Access { address, size: 8, write: false, aligned: false });
+        self.asm.with_place(Op::Load, R10, place);
         self.asm.add_to(registers::host(RSP).unwrap_or(R11), RBP, 8);
         self.asm.mov(RBP, R10);
         Ok(())
@@ -713,15 +851,18 @@ impl<'a> Writer<'a> {
     /// An instruction that does on the host just what it does in the guest, once its operands are in place.
     fn copy(&mut self, i: &Instruction) -> Outcome {
         let memory = i.op_kinds().position(|kind| kind == OpKind::Memory).map(|n| n as u32);
-        let plan = self.plan(i, memory)?;
+        let mut plan = self.plan(i, memory)?;
         let modified = i.rflags_modified() & ARITHMETIC;
         let reads = i.rflags_read() & ARITHMETIC != 0 || classify::may_keep_flags(i);
         let sets_all = modified == ARITHMETIC && !reads;
         if !sets_all {
             self.flags.before_writing(&mut self.asm, plan.written);
         }
+        let mut placed = None;
         if let Some(access) = plan.access {
-            self.access(access);
+            let place = self.access(access);
+            plan.put(place);
+            placed = Some((access, place));
         }
         if reads || modified != 0 && !sets_all {
             if plan.access.is_some() && self.flags.are_lost() {
@@ -742,6 +883,9 @@ impl<'a> Writer<'a> {
             if plan.written & 1 << guest != 0 {
                 self.asm.store_context(Context::gpr_offset(guest), scratch);
             }
+        }
+        if let Some((access, place)) = placed {
+            self.keep_r10(&access, place);
         }
         if sets_all {
             self.flags.set_by(i);
@@ -805,12 +949,11 @@ impl<'a> Writer<'a> {
                 return Err(ForInterpreter);
             }
         }
-        if let Some(n) = memory {
+        if memory.is_some() {
             let size = i.memory_size().size() as u32;
             if size == 0 || size > 64 || info.used_memory().len() != 1 {
                 return Err(ForInterpreter);
             }
-            let _ = n;
             let aligned = classify::needs_alignment(i, size);
             let address = self.memory_operand(i)?;
             plan.access = Some(Access { address, size, write, aligned });
@@ -853,6 +996,20 @@ impl Plan {
         let slot = self.spilled.iter_mut().find(|slot| slot.is_none()).ok_or(ForInterpreter)?;
         *slot = Some((guest, scratch));
         Ok(scratch)
+    }
+
+    /// Lets the memory operand be at `place`.
+    fn put(&mut self, place: Place) {
+        if let Some(index) = place.index {
+            self.instruction.set_memory_index(with_number(Register::RAX, index));
+        }
+        let displacement = place.displacement;
+        self.instruction.set_memory_displacement64(i64::from(displacement) as u64);
+        self.instruction.set_memory_displ_size(match i8::try_from(displacement) {
+            Ok(0) => 0,
+            Ok(_) => 1,
+            Err(_) => 8,
+        });
     }
 
     fn loads(&self) -> impl Iterator<Item = (u8, u8)> + use<> {

@@ -48,6 +48,13 @@ pub(crate) fn classify(i: &Instruction, vectors: bool) -> Class {
     Class::Interpret
 }
 
+/// Whether an instruction is surely left to the interpreter, so that there is no use in looking further.
+pub(crate) fn ends_block(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    i.is_privileged() && !matches!(i.mnemonic(), M::Cli | M::Sti | M::Swapgs)
+        || matches!(i.mnemonic(), M::Stac | M::Clac)
+}
+
 trait Conditions {
     fn is_setcc_or_cmov(&self) -> bool;
 }

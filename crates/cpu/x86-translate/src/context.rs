@@ -45,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) temporary: u64,
     /// Of an indirect call: code, and the page that it is in.
     pub(crate) target: [u64; 2],
+    /// Of each group of accesses: the distance from the guest's address to the host's ([`crate::groups`]).
+    pub(crate) distances: [u64; crate::groups::MOST],
     /// The guest's vector registers, while translated code does not run, or runs in a supervisor's view.
     pub(crate) ymm: *mut [[u64; 4]; 16],
     /// The guest's, as `ymm`.
@@ -86,6 +88,7 @@ offsets! {
     ATTENTION = attention;
     TEMPORARY = temporary;
     TARGET = target;
+    DISTANCES = distances;
     LEAVE = routines.leave;
     SLOW_ACCESS = routines.slow_access;
     HELP = routines.help;

@@ -16,6 +16,7 @@ mod context;
 mod entry;
 mod filled;
 mod flags;
+mod groups;
 mod helpers;
 mod jumps;
 mod memory;

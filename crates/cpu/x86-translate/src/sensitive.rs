@@ -70,6 +70,7 @@ impl Writer<'_> {
         self.flags_lost();
         self.asm.unsigned(R11, what);
         self.call_help();
+        self.forget_groups();
         self.asm.test(true, R11);
         let hole = self.asm.jump_if(Condition::E);
         self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at()));
@@ -107,24 +108,26 @@ impl Writer<'_> {
     }
 
     fn push_flags(&mut self) -> Outcome {
-        self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
-        self.asm.store_context(offset::TEMPORARY, R10);
         self.flags_wanted();
         self.asm.push_flags_to_r11();
+        self.asm.store_context(offset::TEMPORARY, R11);
+        // After a look into the TLB they are in memory, whatever they were.
         self.flags_lost();
+        let place = self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
         self.asm.with_value(Op::And, false, R11, ARITHMETIC);
         for flags in [offset::SYSTEM_FLAGS, offset::INTERRUPT_FLAG, offset::ACCESS_FLAG] {
             self.asm.with_context(Op::Or, R11, flags);
         }
-        self.asm.with_context(Op::Load, R10, offset::TEMPORARY);
-        self.asm.store(R10, 0, R11);
+        self.asm.store_place(place, R11);
         self.move_stack(-8);
         Ok(())
     }
 
     fn pop_flags(&mut self) -> Outcome {
-        self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
-        self.asm.with_memory(Op::Load, R10, R10, 0);
+        self.flags_lost();
+        let place = self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        self.asm.with_place(Op::Load, R10, place);
         // Only the interrupt flag may change, besides the arithmetic ones, and only to 0 while an interrupt waits.
         self.asm.mov(R11, R10);
         for flags in [offset::SYSTEM_FLAGS, offset::ACCESS_FLAG] {
