@@ -7,8 +7,9 @@
 //! posada_fuzz::device_registers(b"any bytes at all");
 //! ```
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod against_host;
 mod boot_image;
 mod device_registers;
 mod instructions;
@@ -44,4 +45,12 @@ pub fn instructions(data: &[u8]) {
 /// If the host misbehaves: that is the finding.
 pub fn session(data: &[u8]) {
     session::run(data);
+}
+
+/// Any bytes as an instruction, here and on the host's processor.
+///
+/// # Panics
+/// If the two end differently: that is the finding.
+pub fn against_host(data: &[u8]) {
+    against_host::run(data);
 }
