@@ -32,12 +32,22 @@ pub(crate) struct Mode {
 pub(crate) struct Tie {
     /// Address of the jump's distance.
     pub(crate) at: usize,
+    /// The flags are in memory, not in the host's.
+    pub(crate) saved: bool,
 }
+
+/// From a block's entry with the flags in the host's to the one with the flags in memory, in bytes.
+///
+/// Each block has both. Most blocks begin with something that destroys the host's flags: the first entry saves them,
+/// the second is behind that. Other blocks begin with the flags in the host's: there the second restores them.
+pub(crate) const SAVED_ENTRY: usize = 19;
 
 /// What has been written.
 pub(crate) struct Written {
     pub(crate) code: Vec<u8>,
     pub(crate) ties: Vec<Tie>,
+    /// Where jumps lead that have the flags in the host's, in bytes from the start.
+    pub(crate) body: usize,
     /// Guest instructions in it.
     pub(crate) instructions: usize,
 }
@@ -92,6 +102,9 @@ pub(crate) enum StubKind {
     /// A group that does not lie in one page: goes on from an item, without groups; whether attention has been looked
     /// for.
     Rest(usize, bool),
+    /// A jump back to the block's start, with flags that can be computed anew: the block once more, so that they need
+    /// not be saved.
+    Round,
     /// A jump to a linear address that is not in the table, of the instruction there; goes on at a place in the code.
     Find(u32, usize),
 }
@@ -109,6 +122,12 @@ pub(crate) struct Writer<'a> {
     ties: Vec<Tie>,
     first_tie: u32,
     polled: bool,
+    /// Where the block begins for jumps with the flags in the host's, in bytes from the start.
+    body: usize,
+    /// The host's flags are destroyed before they are used.
+    loses_flags: bool,
+    /// The flags at the start of a further round, and where that is.
+    round: Option<(Flags, usize)>,
     items: Vec<Item>,
     groups: Vec<Group>,
     /// Which groups' distances are known here, a bit each.
@@ -149,6 +168,9 @@ impl<'a> Writer<'a> {
             ties: Vec::new(),
             first_tie,
             polled: false,
+            body: 0,
+            loses_flags: false,
+            round: None,
             items: Vec::new(),
             groups: Vec::new(),
             known: 0,
@@ -167,9 +189,30 @@ impl<'a> Writer<'a> {
     pub(crate) fn write(mut self, bytes: &[u8], options: u32) -> Written {
         self.decode(bytes, options);
         self.groups = groups::find(&self.items, self.info);
+        self.entries();
         self.items_from(0);
         self.write_stubs();
-        Written { code: self.asm.finish(), ties: self.ties, instructions: self.items.len() }
+        let instructions = self.items.len();
+        Written { code: self.asm.finish(), ties: self.ties, body: self.body, instructions }
+    }
+
+    /// Writes the block's two entries: see [`SAVED_ENTRY`].
+    fn entries(&mut self) {
+        self.loses_flags = self.items.iter().find_map(|item| classify::first_use(&item.instruction)) == Some(false);
+        if self.loses_flags {
+            self.asm.save_flags(offset::FLAGS);
+            debug_assert_eq!(self.asm.len(), SAVED_ENTRY);
+            self.flags = Flags::SAVED;
+            return;
+        }
+        let hole = self.asm.jump();
+        while self.asm.len() < SAVED_ENTRY {
+            const NOP: u8 = 0x90;
+            self.asm.bytes(&[NOP]);
+        }
+        self.asm.restore_flags(offset::FLAGS);
+        self.asm.fill(hole);
+        self.body = self.asm.len();
     }
 
     /// Decodes up to the first instruction that surely goes elsewhere.
@@ -287,6 +330,17 @@ impl<'a> Writer<'a> {
                         self.groups.clear();
                         self.items_from(item);
                     }
+                    StubKind::Round => {
+                        if self.round.is_none() {
+                            self.round = Some((stub.flags, self.asm.len()));
+                            (self.flags, self.polled) = (stub.flags, false);
+                            (self.known, self.moved) = (0, 0);
+                            self.items_from(0);
+                        } else {
+                            self.flags = stub.flags;
+                            self.go_to_start();
+                        }
+                    }
                     StubKind::Jump(distance, at) => {
                         (self.flags, self.at) = (stub.flags, at);
                         self.go_to(distance);
@@ -341,18 +395,42 @@ impl<'a> Writer<'a> {
         if distance <= self.at as i32 {
             self.poll();
         }
-        self.flags.want(&mut self.asm);
         if distance == self.start as i32 {
-            return self.asm.jump_back(0);
+            return self.go_to_start();
         }
+        self.flags_in_one_place();
         let hole = self.asm.jump();
         self.tie(hole, distance);
     }
 
-    /// A jump that may be tied to its target in the page later on. The flags are in the host's.
+    /// Jumps to the block's start.
+    fn go_to_start(&mut self) {
+        self.flags_in_one_place();
+        let hole = self.asm.jump();
+        self.lead_to_start(hole);
+    }
+
+    /// Lets a jump lead to the block's start. The flags are in the host's, or saved.
+    fn lead_to_start(&mut self, hole: Hole) {
+        match self.round {
+            _ if self.flags.are_saved() => self.asm.lead(hole, SAVED_ENTRY),
+            Some((flags, start)) if flags == self.flags => self.asm.lead(hole, start),
+            None if self.loses_flags && self.flags.are_computable() => self.stub(hole, StubKind::Round),
+            _ => self.asm.lead(hole, self.body),
+        }
+    }
+
+    /// Makes sure that the flags are in the host's, unless they are saved.
+    fn flags_in_one_place(&mut self) {
+        if !self.flags.are_saved() {
+            self.flags.want(&mut self.asm);
+        }
+    }
+
+    /// A jump that may be tied to its target in the page later on. The flags are in the host's, or saved.
     fn tie(&mut self, hole: Hole, distance: i32) {
         let number = self.first_tie + self.ties.len() as u32;
-        self.ties.push(Tie { at: self.asm.address(hole) });
+        self.ties.push(Tie { at: self.asm.address(hole), saved: self.flags.are_saved() });
         self.stub(hole, StubKind::Leave(reason::TIE | number << 2, distance));
     }
 
@@ -372,7 +450,15 @@ impl<'a> Writer<'a> {
     /// Jumps to what [`find_jump`](Self::find_jump) has found.
     fn jump_found(&mut self) {
         self.asm.store_context(offset::CODE_BASE, R10);
-        self.flags.want(&mut self.asm);
+        self.jump_to_r11();
+    }
+
+    /// Jumps to a block whose entry for saved flags is in `r11`.
+    fn jump_to_r11(&mut self) {
+        if !self.flags.are_saved() {
+            self.flags.want(&mut self.asm);
+            self.asm.add_to(R11, R11, -(SAVED_ENTRY as i32));
+        }
         self.asm.jump_r11();
     }
 
@@ -390,7 +476,7 @@ impl<'a> Writer<'a> {
         let condition = Condition(i.condition_code() as u8 - 1);
         let hole = self.asm.jump_if(condition);
         if target == self.start as i32 {
-            self.asm.lead(hole, 0);
+            self.lead_to_start(hole);
         } else if in_page {
             self.tie(hole, target);
         } else {
@@ -457,7 +543,7 @@ impl<'a> Writer<'a> {
         self.push_next();
         if (0..PAGE).contains(&target) {
             self.move_stack(-8);
-            self.flags.want(&mut self.asm);
+            self.flags_in_one_place();
             let hole = self.asm.jump();
             self.tie(hole, target);
             return Ok(());
@@ -485,8 +571,8 @@ impl<'a> Writer<'a> {
         self.move_stack(-8);
         self.asm.with_context(Op::Load, R10, offset::TARGET + 8);
         self.asm.store_context(offset::CODE_BASE, R10);
-        self.flags.want(&mut self.asm);
-        self.asm.jump_context(offset::TARGET);
+        self.asm.with_context(Op::Load, R11, offset::TARGET);
+        self.jump_to_r11();
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use iced_x86::{Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
 
-use crate::block::{Mode, Tie, Writer};
+use crate::block::{Mode, SAVED_ENTRY, Tie, Writer};
 use crate::memory::CodeMemory;
 use crate::stats::Stats;
 
@@ -54,12 +54,21 @@ pub(crate) struct Decoding<'a> {
 
 pub(crate) struct CodeCache {
     memory: CodeMemory,
-    blocks: Map<usize>,
+    blocks: Map<Code>,
     pages: Map<Page>,
     ties: Vec<Tie>,
     info: InstructionInfoFactory,
     /// The code epoch of RAM up to which pages are known.
     epoch: u64,
+}
+
+/// Where a block's code is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Code {
+    /// For jumps with the flags in memory: see [`SAVED_ENTRY`].
+    pub(crate) saved: usize,
+    /// For jumps with the flags in the host's.
+    pub(crate) body: usize,
 }
 
 /// What [`CodeCache::find`] had to do.
@@ -117,7 +126,7 @@ impl CodeCache {
         ram: &GuestRam,
         decoding: &Decoding<'_>,
         stats: &mut Stats,
-    ) -> (usize, Found) {
+    ) -> (Code, Found) {
         let key = Self::key(at, mode);
         if let Some(code) = self.blocks.get(&key) {
             return (*code, Found::Known);
@@ -144,12 +153,13 @@ impl CodeCache {
         let len = len.min(BLOCK_BYTES);
         let first_tie = self.ties.len() as u32;
         let start = (at % PAGE_SIZE) as u32;
-        let code = self.memory.next();
-        let writer = Writer::new(mode, start, code, first_tie, &mut self.info, decoding.features);
+        let place = self.memory.next();
+        let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
         let written = writer.write(&bytes[..len], decoding.options);
         let fits = self.memory.push(&written.code);
         assert!(fits, "a block is larger than any can be");
         self.ties.extend(written.ties);
+        let code = Code { saved: place + SAVED_ENTRY, body: place + written.body };
         self.blocks.insert(key, code);
         stats.blocks += 1;
         stats.instructions += written.instructions as u64;
@@ -167,8 +177,9 @@ impl CodeCache {
     }
 
     /// Lets a jump lead to code.
-    pub(crate) fn tie(&mut self, number: u32, code: usize) {
+    pub(crate) fn tie(&mut self, number: u32, code: Code) {
         if let Some(tie) = self.ties.get(number as usize) {
+            let code = if tie.saved { code.saved } else { code.body };
             self.memory.patch(tie.at, (code as i64 - tie.at as i64 - 4) as i32);
         }
     }

@@ -55,6 +55,26 @@ pub(crate) fn ends_block(i: &Instruction) -> bool {
         || matches!(i.mnemonic(), M::Stac | M::Clac)
 }
 
+/// What an instruction does first with the host's flags: uses or sets them (true), or lets the translator destroy
+/// them (false). `None`: neither.
+pub(crate) fn first_use(i: &Instruction) -> Option<bool> {
+    use iced_x86::FlowControl as F;
+    let memory = i.op_kinds().any(|kind| kind == OpKind::Memory);
+    let accesses = memory && !matches!(classify(i, true), Class::Lea | Class::Nothing);
+    if accesses || i.is_stack_instruction() || i.is_string_instruction() {
+        return Some(false);
+    }
+    match i.flow_control() {
+        F::Call | F::IndirectCall | F::IndirectBranch | F::Return => return Some(false),
+        F::Next | F::UnconditionalBranch => {}
+        _ => return Some(true),
+    }
+    match i.mnemonic() {
+        Mnemonic::Rdtsc | Mnemonic::Sti => Some(false),
+        _ => (i.rflags_read() | i.rflags_modified() != 0).then_some(true),
+    }
+}
+
 trait Conditions {
     fn is_setcc_or_cmov(&self) -> bool;
 }

@@ -58,7 +58,7 @@ macro_rules! load_vectors {
     };
 }
 
-/// Runs translated code at `code` until it leaves; returns why, and `Context::rip` says where.
+/// Runs translated code at `code`, an entry for saved flags, until it leaves; returns why, and `Context::rip` says where.
 ///
 /// # Safety
 /// `gs` must be based at a valid context, which nothing else uses meanwhile, and `code` be translated code of a view
@@ -75,9 +75,6 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
         "sub rsp, 8",
         "mov gs:[{host_rsp}], rsp",
         "mov r11, rdi",
-        "movzx eax, word ptr gs:[{flags}]",
-        "add al, 0x7f",
-        "sahf",
         "mov rax, gs:[{gpr} + 0x00]",
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
@@ -93,7 +90,6 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
         "mov r14, gs:[{gpr} + 0x70]",
         "jmp r11",
         host_rsp = const offset_of!(Context, host_rsp),
-        flags = const offset_of!(Context, flags),
         gpr = const offset_of!(Context, gpr),
     )
 }

@@ -12,7 +12,7 @@ use crate::context::register::{R10, RSP};
 use crate::registers;
 
 /// An operand that flags were computed from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Operand {
     /// A guest's register, which has a host register.
     Register(u8),
@@ -20,7 +20,7 @@ pub(crate) enum Operand {
 }
 
 /// How to compute the flags anew.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Recipe {
     /// They have been saved.
     Saved,
@@ -34,7 +34,7 @@ pub(crate) enum Recipe {
 }
 
 /// Where the flags are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Flags {
     /// In the host's; perhaps they can be computed anew.
     Host(Option<Recipe>),
@@ -130,8 +130,10 @@ impl Recipe {
 }
 
 impl Flags {
-    /// At the start of a block.
+    /// Whatever they are, they are in the host's.
     pub(crate) const UNKNOWN: Self = Self::Host(None);
+    /// Whatever they are, they have been saved, and the host's are something else.
+    pub(crate) const SAVED: Self = Self::Lost(Recipe::Saved);
 
     /// Lets the host's flags be destroyed.
     pub(crate) fn lose(&mut self, asm: &mut Asm) {
@@ -157,6 +159,16 @@ impl Flags {
         if let Self::Lost(recipe) = *self {
             *self = Self::Host(Some(recipe));
         }
+    }
+
+    /// Whether they are where [`Recipe::Saved`] saves them, perhaps among other places.
+    pub(crate) fn are_saved(&self) -> bool {
+        matches!(self, Self::Lost(Recipe::Saved) | Self::Host(Some(Recipe::Saved)))
+    }
+
+    /// Whether they are in the host's, and can be computed anew without having been saved.
+    pub(crate) fn are_computable(&self) -> bool {
+        matches!(self, Self::Host(Some(recipe)) if *recipe != Recipe::Saved)
     }
 
     pub(crate) fn are_lost(&self) -> bool {

@@ -9,7 +9,7 @@ use posada_vcpu::{Connections, Error, Exit, Vcpu};
 use posada_x86::{Assist, Between, Interpreter, Model, View};
 
 use crate::block::Mode;
-use crate::cache::{CodeCache, Decoding, Found};
+use crate::cache::{Code, CodeCache, Decoding, Found};
 use crate::context::Context;
 use crate::entry::{self, reason};
 use crate::memory::Mapping;
@@ -175,11 +175,11 @@ impl Machine {
             _ => self.remember_jump(context, mode, rip, code),
         }
         self.hand_over(context, rip, mode.vectors);
-        Next::Code(code, mode.vectors)
+        Next::Code(code.saved, mode.vectors)
     }
 
     /// The code for what is at `at` of RAM, translated now if need be.
-    fn find_code(&mut self, context: &mut Context, at: usize, mode: Mode) -> (usize, Found) {
+    fn find_code(&mut self, context: &mut Context, at: usize, mode: Mode) -> (Code, Found) {
         let model = self.interpreter.model();
         let decoding = Decoding {
             options: model.decoder_options(),
@@ -198,10 +198,10 @@ impl Machine {
         (code, found)
     }
 
-    fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: usize) {
+    fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code) {
         let global = self.interpreter.is_global(linear);
         let view = usize::from(mode.view);
-        self.jumps.insert(&mut context.jumps, view, linear, code as u64, global);
+        self.jumps.insert(&mut context.jumps, view, linear, code.saved as u64, global);
     }
 
     /// The code for a linear address that translated code jumps to.
@@ -215,7 +215,7 @@ impl Machine {
         }
         let (code, _) = self.find_code(context, at, mode);
         self.remember_jump(context, mode, linear, code);
-        Some(code)
+        Some(code.saved)
     }
 
     /// A page holds translated code from now on: writes to it must be seen.
