@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 
+use nix::errno::Errno;
 use nix::libc::{user_fpregs_struct, user_regs_struct};
 use nix::sys::ptrace;
 use nix::sys::ptrace::regset::NT_PRFPREG;
@@ -25,6 +26,16 @@ const BREAKPOINT: u8 = 0xcc;
 /// Where the child keeps the instructions that make its system calls, and clear its flags: out of cases' reach.
 const TRAMPOLINE: u64 = 0x5a5a_0000_0000;
 const CLEAR_FLAGS: u64 = TRAMPOLINE + 8;
+
+/// Waits until the child stops, through whatever signals this process gets.
+fn wait(pid: Pid) -> nix::Result<WaitStatus> {
+    loop {
+        match waitpid(pid, None) {
+            Err(Errno::EINTR) => {}
+            stopped => return stopped,
+        }
+    }
+}
 
 /// A child process that runs cases. All calls must come from the thread that made it.
 pub struct Native {
@@ -62,7 +73,7 @@ impl Native {
         output.read_exact(&mut [0])?;
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process number"));
         ptrace::attach(pid)?;
-        waitpid(pid, None)?;
+        wait(pid)?;
         ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL)?;
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
         let registers = ptrace::getregs(pid)?;
@@ -167,7 +178,7 @@ impl Native {
     /// Lets the child run up to its next signal, which it never gets to see.
     fn resume(&mut self) -> io::Result<Signal> {
         ptrace::cont(self.pid, None)?;
-        match waitpid(self.pid, None)? {
+        match wait(self.pid)? {
             WaitStatus::Stopped(_, signal) => Ok(signal),
             other => Err(io::Error::other(format!("the native process ended: {other:?}"))),
         }
