@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// What can be traced. The names are the libraries' tracing targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Topic {
-    /// Exceptions, interrupts taken, changes of mode
+    /// Exceptions, interrupts taken, CPUID, model-specific registers
     Cpu,
     /// Ports and memory-mapped registers
     Io,
