@@ -65,6 +65,11 @@ impl Asm {
         self.len
     }
 
+    /// The address of what is written next.
+    pub(crate) fn here(&self) -> usize {
+        self.start + self.len
+    }
+
     /// Where a hole will be in memory.
     pub(crate) fn address(&self, hole: Hole) -> usize {
         self.start + hole.0
@@ -318,6 +323,28 @@ impl Asm {
     /// `jmp gs:[offset]`.
     pub(crate) fn jump_context(&mut self, offset: i32) {
         self.bytes(&[GS, 0xff, 0x24, 0x25]);
+        self.int(offset);
+    }
+
+    /// `mov r10d, [r10]`.
+    pub(crate) fn load_double(&mut self) {
+        self.bytes(&[0x45, 0x8b, 0x12]);
+    }
+
+    /// `movzx r10d, word ptr [r10]`.
+    pub(crate) fn load_word(&mut self) {
+        self.bytes(&[0x45, 0x0f, 0xb7, 0x12]);
+    }
+
+    /// `ldmxcsr gs:[offset]`.
+    pub(crate) fn load_mxcsr(&mut self, offset: i32) {
+        self.bytes(&[GS, 0x0f, 0xae, 0x14, 0x25]);
+        self.int(offset);
+    }
+
+    /// `fldcw gs:[offset]`.
+    pub(crate) fn load_x87_control(&mut self, offset: i32) {
+        self.bytes(&[GS, 0xd9, 0x2c, 0x25]);
         self.int(offset);
     }
 

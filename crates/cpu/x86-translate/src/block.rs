@@ -25,6 +25,37 @@ pub(crate) struct Mode {
     pub(crate) view: u8,
     /// Vector registers are in the host's, and may be used.
     pub(crate) vectors: bool,
+    /// SSE exceptions may be unmasked.
+    pub(crate) unmasked: bool,
+    /// x87 and MMX instructions may run on the host, with `vectors`.
+    pub(crate) x87: bool,
+    /// So may those with VEX prefixes that are about vectors.
+    pub(crate) avx: bool,
+}
+
+impl Mode {
+    /// In which the most runs on the host.
+    pub(crate) const ALL: Self = Self { view: 2, vectors: true, unmasked: true, x87: true, avx: true };
+
+    /// Bits of [`key`](Self::key).
+    pub(crate) const BITS: u32 = 6;
+
+    /// All of it.
+    pub(crate) fn key(self) -> u64 {
+        let bit = |set: bool, n: u32| u64::from(set) << n;
+        u64::from(self.view) | bit(self.vectors, 2) | bit(self.unmasked, 3) | bit(self.x87, 4) | bit(self.avx, 5)
+    }
+
+    /// What has this [`key`](Self::key).
+    pub(crate) fn from_key(key: u64) -> Self {
+        let bit = |n: u32| key >> n & 1 != 0;
+        Self { view: (key & 3) as u8, vectors: bit(2), unmasked: bit(3), x87: bit(4), avx: bit(5) }
+    }
+
+    /// Where jumps to other pages find their targets: which of the context's tables.
+    pub(crate) fn jumps(self) -> usize {
+        usize::from(self.view) + 3 * usize::from(self.vectors)
+    }
 }
 
 /// A jump within the page, to be tied to its target when that is known.
@@ -48,6 +79,8 @@ pub(crate) struct Written {
     pub(crate) ties: Vec<Tie>,
     /// Where jumps lead that have the flags in the host's, in bytes from the start.
     pub(crate) body: usize,
+    /// Where an exception may be raised, and where to go on then.
+    pub(crate) recoveries: Vec<(usize, usize)>,
     /// Guest instructions in it.
     pub(crate) instructions: usize,
 }
@@ -107,6 +140,9 @@ pub(crate) enum StubKind {
     Round,
     /// A jump to a linear address that is not in the table, of the instruction there; goes on at a place in the code.
     Find(u32, usize),
+    /// Leaves in front of an instruction that the host has refused: that at this address of code, for the guest's
+    /// at this distance.
+    Recover(usize, u32),
 }
 
 /// An instruction that is not for translation.
@@ -116,9 +152,12 @@ pub(crate) type Outcome = Result<(), ForInterpreter>;
 
 pub(crate) struct Writer<'a> {
     pub(crate) asm: Asm,
-    mode: Mode,
+    pub(crate) mode: Mode,
     flags: Flags,
     stubs: Vec<Stub>,
+    recoveries: Vec<(usize, usize)>,
+    /// The x87 unit's state has been loaded.
+    pub(crate) x87_loaded: bool,
     ties: Vec<Tie>,
     first_tie: u32,
     polled: bool,
@@ -146,7 +185,7 @@ pub(crate) struct Writer<'a> {
 }
 
 /// All six arithmetic flags.
-const ARITHMETIC: u32 =
+pub(crate) const ARITHMETIC: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
 impl<'a> Writer<'a> {
@@ -165,6 +204,8 @@ impl<'a> Writer<'a> {
             mode,
             flags: Flags::UNKNOWN,
             stubs: Vec::new(),
+            recoveries: Vec::new(),
+            x87_loaded: false,
             ties: Vec::new(),
             first_tie,
             polled: false,
@@ -193,7 +234,7 @@ impl<'a> Writer<'a> {
         self.items_from(0);
         self.write_stubs();
         let instructions = self.items.len();
-        Written { code: self.asm.finish(), ties: self.ties, body: self.body, instructions }
+        Written { code: self.asm.finish(), ties: self.ties, body: self.body, recoveries: self.recoveries, instructions }
     }
 
     /// Writes the block's two entries: see [`SAVED_ENTRY`].
@@ -236,6 +277,7 @@ impl<'a> Writer<'a> {
 
     /// Writes the items from `first` on, and where they go.
     fn items_from(&mut self, first: usize) {
+        self.x87_loaded = false;
         for n in first..self.items.len() {
             let Item { instruction, at, next, good } = self.items[n];
             (self.item, self.at, self.next) = (n, at, next);
@@ -290,6 +332,11 @@ impl<'a> Writer<'a> {
         self.asm.jump_context(offset::LEAVE + 8 * i32::from(self.mode.vectors));
     }
 
+    /// Leaves the current instruction to the interpreter if the jump is taken.
+    pub(crate) fn interpret_if(&mut self, hole: Hole) {
+        self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at as i32));
+    }
+
     pub(crate) fn stub(&mut self, hole: Hole, kind: StubKind) {
         self.stubs.push(Stub { holes: vec![hole], flags: self.flags, kind });
     }
@@ -303,6 +350,10 @@ impl<'a> Writer<'a> {
                 }
                 match stub.kind {
                     StubKind::Leave(reason, distance) => self.leave(stub.flags, reason, distance),
+                    StubKind::Recover(from, at) => {
+                        self.recoveries.push((from, self.asm.here()));
+                        self.leave(stub.flags, reason::INTERPRET, at as i32);
+                    }
                     StubKind::Access(access, at, resume) => {
                         stub.flags.write_back(&mut self.asm);
                         self.address(&access.address);
@@ -317,8 +368,7 @@ impl<'a> Writer<'a> {
                         self.asm.jump_back(resume);
                     }
                     StubKind::Find(at, resume) => {
-                        let (view, vectors) = (u32::from(self.mode.view), u32::from(self.mode.vectors));
-                        self.asm.unsigned(R11, help::FIND_JUMP | view << 8 | vectors << 10);
+                        self.asm.unsigned(R11, help::FIND_JUMP | (self.mode.key() as u32) << 8);
                         self.call_help();
                         self.asm.test(true, R11);
                         let hole = self.asm.jump_if(Condition::NE);
@@ -437,7 +487,7 @@ impl<'a> Writer<'a> {
     /// Looks for the code at the linear address in `r10`; the flags are lost. If it is not known, the current
     /// instruction is the interpreter's. `r11` is the code, and the page's address in the context.
     fn find_jump(&mut self) {
-        let table = Context::jumps_offset(usize::from(self.mode.view));
+        let table = Context::jumps_offset(self.mode.jumps());
         self.asm.low_word_times_16();
         self.asm.with_table(Op::Cmp, R10, R11, table);
         let hole = self.asm.jump_if(Condition::NE);
@@ -594,7 +644,7 @@ impl<'a> Writer<'a> {
     // Memory.
 
     /// The guest's memory operand.
-    fn memory_operand(&self, i: &Instruction) -> Result<Address, ForInterpreter> {
+    pub(crate) fn memory_operand(&self, i: &Instruction) -> Result<Address, ForInterpreter> {
         let segment = match i.memory_segment() {
             Register::FS => Some(0),
             Register::GS => Some(1),
@@ -828,7 +878,9 @@ impl<'a> Writer<'a> {
             Mnemonic::Push => self.push(i),
             Mnemonic::Pop => self.pop(i),
             Mnemonic::Leave => self.leave_frame(i),
-            _ => match classify::classify(i, self.mode.vectors) {
+            Mnemonic::Ldmxcsr => self.load_mxcsr(i),
+            Mnemonic::Fldcw => self.load_x87_control(i),
+            _ => match classify::classify(i, self.mode) {
                 classify::Class::Copy => self.copy(i),
                 classify::Class::Nothing => Ok(()),
                 classify::Class::Lea => self.lea(i),
@@ -938,7 +990,10 @@ impl<'a> Writer<'a> {
     fn copy(&mut self, i: &Instruction) -> Outcome {
         let memory = i.op_kinds().position(|kind| kind == OpKind::Memory).map(|n| n as u32);
         let mut plan = self.plan(i, memory)?;
-        let modified = i.rflags_modified() & ARITHMETIC;
+        if classify::uses_x87(i) {
+            self.ensure_x87();
+        }
+        let modified = classify::modified_flags(i);
         let reads = i.rflags_read() & ARITHMETIC != 0 || classify::may_keep_flags(i);
         let sets_all = modified == ARITHMETIC && !reads;
         if !sets_all {
@@ -962,6 +1017,10 @@ impl<'a> Writer<'a> {
         }
         for (guest, scratch) in plan.loads() {
             self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
+        }
+        if classify::may_raise(i, self.mode) {
+            let kind = StubKind::Recover(self.asm.here(), self.at);
+            self.stubs.push(Stub { holes: Vec::new(), flags: self.flags, kind });
         }
         let known = self.asm.instruction(&plan.instruction);
         debug_assert!(known, "{i:?} was tried before");

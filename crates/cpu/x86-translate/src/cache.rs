@@ -11,6 +11,7 @@ use iced_x86::{Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
 
 use crate::block::{Mode, SAVED_ENTRY, Tie, Writer};
+use crate::fault::Recoveries;
 use crate::memory::CodeMemory;
 use crate::stats::Stats;
 
@@ -57,6 +58,7 @@ pub(crate) struct CodeCache {
     blocks: Map<Code>,
     pages: Map<Page>,
     ties: Vec<Tie>,
+    recoveries: Recoveries,
     info: InstructionInfoFactory,
     /// The code epoch of RAM up to which pages are known.
     epoch: u64,
@@ -88,13 +90,14 @@ impl CodeCache {
             blocks: Map::default(),
             pages: Map::default(),
             ties: Vec::new(),
+            recoveries: Recoveries::default(),
             info: InstructionInfoFactory::new(),
             epoch: 0,
         })
     }
 
     fn key(at: usize, mode: Mode) -> u64 {
-        (at as u64) << 3 | u64::from(mode.view) << 1 | u64::from(mode.vectors)
+        (at as u64) << Mode::BITS | mode.key()
     }
 
     /// Forgets the blocks of pages that have been written; true if there were any.
@@ -159,6 +162,7 @@ impl CodeCache {
         let fits = self.memory.push(&written.code);
         assert!(fits, "a block is larger than any can be");
         self.ties.extend(written.ties);
+        self.recoveries.extend(written.recoveries);
         let code = Code { saved: place + SAVED_ENTRY, body: place + written.body };
         self.blocks.insert(key, code);
         stats.blocks += 1;
@@ -190,6 +194,17 @@ impl CodeCache {
         self.blocks.clear();
         self.pages.clear();
         self.ties.clear();
+        self.recoveries.clear();
+    }
+
+    /// Where code goes on after an exception at `at`.
+    pub(crate) fn recover(&self, at: usize) -> Option<usize> {
+        self.recoveries.find(at)
+    }
+
+    /// Where code may be: its address and length.
+    pub(crate) fn range(&self) -> (usize, usize) {
+        self.memory.range()
     }
 
     /// Bytes of code.

@@ -6,6 +6,8 @@
 
 use iced_x86::{CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind};
 
+use crate::block::{ARITHMETIC, Mode};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// May run on the host, its operands replaced.
@@ -16,33 +18,111 @@ pub(crate) enum Class {
     Interpret,
 }
 
-pub(crate) fn classify(i: &Instruction, vectors: bool) -> Class {
+pub(crate) fn classify(i: &Instruction, mode: Mode) -> Class {
     use Mnemonic as M;
     if i.is_privileged() || i.is_stack_instruction() || i.is_string_instruction() {
         return Class::Interpret;
     }
     match i.mnemonic() {
-        M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2
-        | M::Prefetchw | M::Prefetchwt1 => return Class::Nothing,
+        M::Nop
+        | M::Endbr64
+        | M::Endbr32
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw
+        | M::Prefetchwt1 => return Class::Nothing,
+        M::Wait if mode.x87 => return Class::Nothing,
         M::Lea => return Class::Lea,
         M::Pause | M::Lfence | M::Mfence | M::Sfence => return Class::Copy,
         _ => {}
     }
     let general = match i.mnemonic() {
-        M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor
-        | M::Cmp | M::Test | M::Inc | M::Dec | M::Neg | M::Not | M::Mul | M::Imul | M::Rol | M::Ror | M::Rcl
-        | M::Rcr | M::Shl | M::Shr | M::Sar | M::Shld | M::Shrd | M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf
-        | M::Bsr | M::Bswap | M::Xchg | M::Xadd | M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b | M::Cbw | M::Cwde
-        | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Clc | M::Stc | M::Cmc | M::Lahf | M::Sahf | M::Popcnt
-        | M::Lzcnt | M::Tzcnt | M::Andn | M::Bextr | M::Blsi | M::Blsmsk | M::Blsr | M::Bzhi | M::Mulx
-        | M::Pdep | M::Pext | M::Rorx | M::Sarx | M::Shlx | M::Shrx | M::Movbe | M::Adcx | M::Adox
-        | M::Crc32 | M::Movnti => true,
+        M::Mov
+        | M::Movzx
+        | M::Movsx
+        | M::Movsxd
+        | M::Add
+        | M::Or
+        | M::Adc
+        | M::Sbb
+        | M::And
+        | M::Sub
+        | M::Xor
+        | M::Cmp
+        | M::Test
+        | M::Inc
+        | M::Dec
+        | M::Neg
+        | M::Not
+        | M::Mul
+        | M::Imul
+        | M::Rol
+        | M::Ror
+        | M::Rcl
+        | M::Rcr
+        | M::Shl
+        | M::Shr
+        | M::Sar
+        | M::Shld
+        | M::Shrd
+        | M::Bt
+        | M::Bts
+        | M::Btr
+        | M::Btc
+        | M::Bsf
+        | M::Bsr
+        | M::Bswap
+        | M::Xchg
+        | M::Xadd
+        | M::Cmpxchg
+        | M::Cmpxchg8b
+        | M::Cmpxchg16b
+        | M::Cbw
+        | M::Cwde
+        | M::Cdqe
+        | M::Cwd
+        | M::Cdq
+        | M::Cqo
+        | M::Clc
+        | M::Stc
+        | M::Cmc
+        | M::Lahf
+        | M::Sahf
+        | M::Popcnt
+        | M::Lzcnt
+        | M::Tzcnt
+        | M::Andn
+        | M::Bextr
+        | M::Blsi
+        | M::Blsmsk
+        | M::Blsr
+        | M::Bzhi
+        | M::Mulx
+        | M::Pdep
+        | M::Pext
+        | M::Rorx
+        | M::Sarx
+        | M::Shlx
+        | M::Shrx
+        | M::Movbe
+        | M::Adcx
+        | M::Adox
+        | M::Crc32
+        | M::Movnti
+        | M::Div
+        | M::Idiv => true,
         _ => i.is_setcc_or_cmov(),
     };
     if general {
         return if has_only_plain_operands(i) { Class::Copy } else { Class::Interpret };
     }
-    if vectors && is_vector(i) && has_only_plain_operands(i) {
+    let there = mode.vectors
+        && (mode.x87 || !uses_x87(i))
+        && (mode.avx || i.encoding() == EncodingKind::Legacy)
+        && (is_vector(i) || is_x87(i));
+    if there && has_only_plain_operands(i) {
         return Class::Copy;
     }
     Class::Interpret
@@ -60,7 +140,7 @@ pub(crate) fn ends_block(i: &Instruction) -> bool {
 pub(crate) fn first_use(i: &Instruction) -> Option<bool> {
     use iced_x86::FlowControl as F;
     let memory = i.op_kinds().any(|kind| kind == OpKind::Memory);
-    let accesses = memory && !matches!(classify(i, true), Class::Lea | Class::Nothing);
+    let accesses = memory && !matches!(classify(i, Mode::ALL), Class::Lea | Class::Nothing);
     if accesses || i.is_stack_instruction() || i.is_string_instruction() {
         return Some(false);
     }
@@ -91,7 +171,7 @@ impl Conditions for Instruction {
 fn has_only_plain_operands(i: &Instruction) -> bool {
     let registers = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register).all(|n| {
         let register = i.op_register(n);
-        register.is_gpr() || register.is_xmm() || register.is_ymm()
+        register.is_gpr() || register.is_xmm() || register.is_ymm() || register.is_st() || register.is_mm()
     });
     // A bit offset in a register reaches beyond the operand.
     let bits = matches!(i.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
@@ -114,6 +194,57 @@ fn has_only_plain_operands(i: &Instruction) -> bool {
         )
     });
     registers && !bits && !implied && !i.is_vsib()
+}
+
+/// Whether the x87 unit's state must be the guest's for an instruction: also for those on MMX registers, which are
+/// part of it.
+pub(crate) fn uses_x87(i: &Instruction) -> bool {
+    use CpuidFeature as F;
+    let groups = [F::FPU, F::FPU287, F::FPU387, F::MMX];
+    i.cpuid_features().iter().any(|feature| groups.contains(feature))
+        // With a memory operand, too.
+        || matches!(i.mnemonic(), Mnemonic::Cvtpi2ps | Mnemonic::Cvtpi2pd)
+        || (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm())
+}
+
+/// x87 and MMX instructions that may run on the host as long as no x87 exception is unmasked: all but those that
+/// unmask some, or show the error pointers.
+fn is_x87(i: &Instruction) -> bool {
+    use CpuidFeature as F;
+    use Mnemonic as M;
+    let group = i.cpuid_features().iter().all(|feature| {
+        matches!(
+            feature,
+            F::FPU | F::FPU387 | F::MMX | F::CMOV | F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::INTEL286
+        )
+    });
+    group
+        && uses_x87(i)
+        && !matches!(
+            i.mnemonic(),
+            M::Fldcw
+                | M::Fldenv
+                | M::Fnstenv
+                | M::Fstenv
+                | M::Fnsave
+                | M::Fsave
+                | M::Frstor
+                | M::Maskmovq
+                | M::Feni
+                | M::Fneni
+                | M::Fdisi
+                | M::Fndisi
+                | M::Fsetpm
+                | M::Fnsetpm
+                | M::Frstpm
+        )
+}
+
+/// Whether an instruction that is copied may be refused by the host's processor: then the guest gets an exception.
+pub(crate) fn may_raise(i: &Instruction, mode: Mode) -> bool {
+    let mmx = |n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm();
+    matches!(i.mnemonic(), Mnemonic::Div | Mnemonic::Idiv)
+        || mode.unmasked && (is_vector(i) || (0..i.op_count()).any(mmx))
 }
 
 fn is_vector(i: &Instruction) -> bool {
@@ -150,6 +281,14 @@ fn is_vector(i: &Instruction) -> bool {
         )
 }
 
+/// The arithmetic flags that an instruction changes. Divisions leave them undefined: here as they were.
+pub(crate) fn modified_flags(i: &Instruction) -> u32 {
+    match i.mnemonic() {
+        Mnemonic::Div | Mnemonic::Idiv => 0,
+        _ => i.rflags_modified() & ARITHMETIC,
+    }
+}
+
 /// Whether the flags may stay as they are, although the decoder lists them as changed: shifts by nothing.
 pub(crate) fn may_keep_flags(i: &Instruction) -> bool {
     use Mnemonic as M;
@@ -157,11 +296,14 @@ pub(crate) fn may_keep_flags(i: &Instruction) -> bool {
         i.mnemonic(),
         M::Shl | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
     );
-    let count = i.op_count() - 1;
     match i.mnemonic() {
-        M::Bsf | M::Bsr => true,
+        // The latter clear only some of what they do not set, depending on whom one asks.
+        M::Bsf | M::Bsr | M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => true,
         _ if !shift => false,
-        _ => i.op_kind(count) == OpKind::Register || i.immediate(count) & 0x1f == 0,
+        _ => {
+            let count = i.op_count() - 1;
+            i.op_kind(count) == OpKind::Register || i.immediate(count) & 0x1f == 0
+        }
     }
 }
 
@@ -172,9 +314,21 @@ pub(crate) fn needs_alignment(i: &Instruction, size: u32) -> bool {
         return false;
     }
     match i.mnemonic() {
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri
+        M::Movups
+        | M::Movupd
+        | M::Movdqu
+        | M::Lddqu
+        | M::Pcmpestri
+        | M::Pcmpestrm
+        | M::Pcmpistri
         | M::Pcmpistrm => false,
-        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntdq | M::Vmovntdqa | M::Vmovntps | M::Vmovntpd
+        M::Vmovaps
+        | M::Vmovapd
+        | M::Vmovdqa
+        | M::Vmovntdq
+        | M::Vmovntdqa
+        | M::Vmovntps
+        | M::Vmovntpd
         | M::Cmpxchg16b => true,
         _ => i.encoding() == EncodingKind::Legacy,
     }

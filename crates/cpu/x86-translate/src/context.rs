@@ -4,7 +4,7 @@ use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
 
 use crate::memory::Mapping;
-use crate::{jumps, tlb};
+use crate::{jumps, tlb, x87};
 
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
@@ -54,7 +54,12 @@ pub(crate) struct Context {
     pub(crate) host_mxcsr: u32,
     /// Routines that translated code calls and leaves through; see [`crate::entry`].
     pub(crate) routines: Routines,
-    pub(crate) jumps: [jumps::Table; 3],
+    /// The x87 unit's state is the guest's: 1, or 0.
+    pub(crate) x87_loaded: u64,
+    /// The guest's x87 state, before it is loaded.
+    pub(crate) x87: x87::Area,
+    pub(crate) scratch: [u64; 2],
+    pub(crate) jumps: [jumps::Table; jumps::TABLES],
     pub(crate) tlb: [[tlb::Table; 2]; 3],
 }
 
@@ -65,6 +70,8 @@ pub(crate) struct Routines {
     pub(crate) leave: [usize; 2],
     pub(crate) slow_access: [usize; 2],
     pub(crate) help: [usize; 2],
+    /// Called before x87 instructions: makes sure that the guest's state is loaded.
+    pub(crate) x87: usize,
     /// Called by `slow_access`.
     pub(crate) access: usize,
     /// Called by `help`.
@@ -96,6 +103,7 @@ offsets! {
     INTERRUPT_FLAG = interrupt_flag;
     ACCESS_FLAG = access_flag;
     INTERRUPTS_WAIT = interrupts_wait;
+    LOAD_X87 = routines.x87;
     JUMPS = jumps;
     TLB = tlb;
 }
@@ -111,9 +119,9 @@ impl Context {
         offset::TLB + ((view * 2 + write as usize) * size_of::<tlb::Table>()) as i32
     }
 
-    /// Where one view's jumps are.
-    pub(crate) const fn jumps_offset(view: usize) -> i32 {
-        offset::JUMPS + (view * size_of::<jumps::Table>()) as i32
+    /// Where one table of jumps is.
+    pub(crate) const fn jumps_offset(table: usize) -> i32 {
+        offset::JUMPS + (table * size_of::<jumps::Table>()) as i32
     }
 
     /// A context all of whose memory is zeros but what must not be.

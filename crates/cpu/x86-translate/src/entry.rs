@@ -26,6 +26,7 @@ pub(crate) fn routines(access: Helper, helper: Helper) -> Routines {
         leave: [leave as *const () as usize, leave_with_vectors as *const () as usize],
         slow_access: [slow_access as *const () as usize, slow_access_with_vectors as *const () as usize],
         help: [help as *const () as usize, help_with_vectors as *const () as usize],
+        x87: load_x87 as *const () as usize,
         access: access as *const () as usize,
         helper: helper as *const () as usize,
     }
@@ -56,6 +57,34 @@ macro_rules! load_vectors {
             "vmovdqu xmm15, [", $at, " + 0x1e0]\n",
         )
     };
+}
+
+/// What [`Routines::x87`] is while the guest's state is not loaded.
+pub(crate) fn load_x87_routine() -> usize {
+    load_x87 as *const () as usize
+}
+
+/// Loads the guest's x87 state; then there is nothing to do until it is taken away. Changes no register.
+#[unsafe(naked)]
+unsafe extern "C" fn load_x87() {
+    naked_asm!(
+        "mov gs:[{scratch}], rax",
+        "mov gs:[{scratch} + 8], rdx",
+        "mov eax, 1",
+        "mov edx, 0",
+        "xrstor64 gs:[{area}]",
+        "lea rax, [rip + 2f]",
+        "mov gs:[{x87}], rax",
+        "mov qword ptr gs:[{loaded}], 1",
+        "mov rax, gs:[{scratch}]",
+        "mov rdx, gs:[{scratch} + 8]",
+        "2:",
+        "ret",
+        scratch = const offset_of!(Context, scratch),
+        area = const offset_of!(Context, x87),
+        x87 = const offset_of!(Context, routines.x87),
+        loaded = const offset_of!(Context, x87_loaded),
+    )
 }
 
 /// Runs translated code at `code`, an entry for saved flags, until it leaves; returns why, and `Context::rip` says where.

@@ -9,8 +9,8 @@ use crate::translator::Machine;
 
 /// What a helper is to do, in bits 2:0 of its last argument.
 pub(crate) mod help {
-    /// Find the code for the linear address that is the number; bits 9:8 are the view, bit 10 says whether vector
-    /// registers are in the host's. Answers 0 if it is not known.
+    /// Find the code for the linear address that is the number; bits 13:8 are the key of [`Mode`].
+    /// Answers 0 if it is not known.
     pub(crate) const FIND_JUMP: u32 = 0;
     /// Read the time-stamp counter into `rax` and `rdx`.
     pub(crate) const TSC: u32 = 1;
@@ -36,7 +36,7 @@ pub(crate) unsafe extern "C" fn helper(context: *mut Context, number: u64, what:
     machine.agree_on_rights(context);
     match what & 7 {
         help::FIND_JUMP => {
-            let mode = Mode { view: (what >> 8 & 3) as u8, vectors: what & 1 << 10 != 0 };
+            let mode = Mode::from_key(u64::from(what >> 8) & ((1 << Mode::BITS) - 1));
             machine.find_jump(context, number, mode).map_or(0, |code| code as u64)
         }
         help::TSC => match machine.interpreter.tsc() {

@@ -1,4 +1,5 @@
-//! Where translated code finds the translation of what it jumps to: by linear address, in each view.
+//! Where translated code finds the translation of what it jumps to: by linear address, in each view, with the
+//! vector registers in the host's or not.
 //!
 //! An entry holds for as long as translations of addresses do, and the code at them; when either changes, entries
 //! are forgotten.
@@ -7,6 +8,8 @@ use std::collections::HashSet;
 
 use crate::filled::Filled;
 
+/// One for each view without vectors, and one for each with them.
+pub(crate) const TABLES: usize = 6;
 /// Entries in each table: the low bits of an address are its index.
 pub(crate) const ENTRIES: usize = 1 << 16;
 
@@ -26,14 +29,14 @@ fn never(index: usize) -> u64 {
 
 /// The tables' account.
 pub(crate) struct Jumps {
-    filled: [Filled; 3],
+    filled: [Filled; TABLES],
     /// Pages that entries lead to.
     pages: HashSet<u64>,
 }
 
 impl Jumps {
     /// Prepares tables whose memory is all zeros.
-    pub(crate) fn new(tables: &mut [Table; 3]) -> Self {
+    pub(crate) fn new(tables: &mut [Table; TABLES]) -> Self {
         for table in tables {
             table[0].linear = never(0);
         }
@@ -43,30 +46,35 @@ impl Jumps {
     /// Remembers that the code for `linear` is at `host`.
     pub(crate) fn insert(
         &mut self,
-        tables: &mut [Table; 3],
-        view: usize,
+        tables: &mut [Table; TABLES],
+        table: usize,
         linear: u64,
         host: u64,
         global: bool,
     ) {
         let n = linear as usize % ENTRIES;
-        let entry = &mut tables[view][n];
+        let entry = &mut tables[table][n];
         let before = entry.linear != never(n);
         *entry = Entry { linear, host };
         self.pages.insert(linear >> 12);
-        if !self.filled[view].note(n, before, global) {
+        if !self.filled[table].note(n, before, global) {
             self.clear(tables, true);
         }
     }
 
     /// Forgets everything, or all but what is in global pages.
-    pub(crate) fn clear(&mut self, tables: &mut [Table; 3], all: bool) {
+    pub(crate) fn clear(&mut self, tables: &mut [Table; TABLES], all: bool) {
         for (filled, table) in self.filled.iter_mut().zip(tables) {
             filled.forget(all, |n| table[n].linear = never(n));
         }
         if all {
             self.pages.clear();
         }
+    }
+
+    /// Forgets what one table holds.
+    pub(crate) fn clear_one(&mut self, tables: &mut [Table; TABLES], table: usize) {
+        self.filled[table].forget(true, |n| tables[table][n].linear = never(n));
     }
 
     /// Whether an entry may lead to a page.

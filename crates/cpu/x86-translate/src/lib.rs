@@ -13,8 +13,10 @@ mod block;
 mod cache;
 mod classify;
 mod context;
+mod control;
 mod entry;
 mod filled;
+mod fault;
 mod flags;
 mod groups;
 mod helpers;
@@ -25,6 +27,7 @@ mod sensitive;
 mod stats;
 mod tlb;
 mod translator;
+mod x87;
 
 pub use stats::Stats;
 pub use translator::{DEFAULT_CODE_CACHE, Translator};

@@ -67,6 +67,11 @@ impl CodeMemory {
         })
     }
 
+    /// Where code may be: its address and length.
+    pub(crate) fn range(&self) -> (usize, usize) {
+        (self.executable.start().as_ptr() as usize, self.executable.len)
+    }
+
     /// Where the next code goes.
     pub(crate) fn next(&self) -> usize {
         self.executable.start().as_ptr() as usize + self.used

@@ -12,9 +12,10 @@ use crate::block::Mode;
 use crate::cache::{Code, CodeCache, Decoding, Found};
 use crate::context::Context;
 use crate::entry::{self, reason};
+use crate::fault::{Guard, Guarded};
 use crate::memory::Mapping;
 use crate::stats::Stats;
-use crate::jumps::Jumps;
+use crate::jumps::{self, Jumps};
 use crate::tlb::Tlb;
 use crate::helpers::helper;
 
@@ -29,6 +30,8 @@ pub(crate) struct Machine {
     jumps: Jumps,
     /// [`Assist::smap`] when the code was made.
     smap: bool,
+    /// What the blocks that each table of jumps leads to are made for.
+    modes: [Option<Mode>; jumps::TABLES],
     stats: Stats,
 }
 
@@ -75,6 +78,7 @@ impl Translator {
             interpreter: Interpreter::new(connections, model)?,
             cache,
             smap: false,
+            modes: [None; jumps::TABLES],
             stats: Stats::default(),
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
@@ -164,7 +168,18 @@ impl Machine {
             self.interpret();
             return Next::Again;
         };
-        let mode = Mode { view: view as u8, vectors: view == View::User && self.interpreter.sse() };
+        let interpreter = &self.interpreter;
+        let vectors = view == View::User && interpreter.sse();
+        let mode = Mode {
+            view: view as u8,
+            vectors,
+            unmasked: vectors && interpreter.sse_unmasked(),
+            x87: vectors && interpreter.x87_masked(),
+            avx: vectors && interpreter.avx(),
+        };
+        if self.modes[mode.jumps()].replace(mode) != Some(mode) {
+            self.jumps.clear_one(&mut context.jumps, mode.jumps());
+        }
         let (code, found) = self.find_code(context, at, mode);
         match tie {
             // An interrupt may have come between.
@@ -174,7 +189,7 @@ impl Machine {
             }
             _ => self.remember_jump(context, mode, rip, code),
         }
-        self.hand_over(context, rip, mode.vectors);
+        self.hand_over(context, rip, mode);
         Next::Code(code.saved, mode.vectors)
     }
 
@@ -200,8 +215,7 @@ impl Machine {
 
     fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code) {
         let global = self.interpreter.is_global(linear);
-        let view = usize::from(mode.view);
-        self.jumps.insert(&mut context.jumps, view, linear, code.saved as u64, global);
+        self.jumps.insert(&mut context.jumps, mode.jumps(), linear, code.saved as u64, global);
     }
 
     /// The code for a linear address that translated code jumps to.
@@ -281,7 +295,7 @@ impl Machine {
     }
 
     /// Gives translated code what it works on.
-    fn hand_over(&mut self, context: &mut Context, rip: u64, vectors: bool) {
+    fn hand_over(&mut self, context: &mut Context, rip: u64, mode: Mode) {
         self.stats.entries += 1;
         let rflags = self.interpreter.rflags();
         context.flags = (rflags & LAHF) << 8 | rflags >> 11 & 1;
@@ -293,7 +307,10 @@ impl Machine {
         context.access_flag = rflags & AC;
         context.interrupts_wait = u64::from(self.interpreter.interrupts_wait());
         context.attention = self.interpreter.connections().attention.flag();
-        if vectors {
+        if mode.x87 {
+            context.x87.put(self.interpreter.x87());
+        }
+        if mode.vectors {
             context.ymm = ptr::from_mut(self.interpreter.ymm());
             context.mxcsr = *self.interpreter.mxcsr();
         } else {
@@ -311,7 +328,12 @@ impl Machine {
     }
 
     /// Takes back what translated code has left.
-    fn take_back(&mut self, context: &Context) {
+    fn take_back(&mut self, context: &mut Context) {
+        if context.x87_loaded != 0 {
+            context.x87_loaded = 0;
+            context.routines.x87 = entry::load_x87_routine();
+            context.x87.save(self.interpreter.x87());
+        }
         *self.interpreter.gpr() = context.gpr;
         self.interpreter.set_rip(context.rip);
         self.interpreter.set_arithmetic_flags(context.flags >> 8 & LAHF | (context.flags & 1) * OF);
@@ -351,12 +373,27 @@ unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u6
     host
 }
 
+/// Where translated code goes on after an exception of the host's at `at`.
+///
+/// # Safety
+/// `machine` must be the one whose code was interrupted there.
+unsafe fn recover(machine: *const (), at: usize) -> Option<usize> {
+    // SAFETY: while its code runs no Rust code uses the machine.
+    let machine = unsafe { &*machine.cast::<Machine>() };
+    machine.cache.recover(at)
+}
+
 impl Vcpu for Translator {
     fn run(&mut self) -> Result<Exit, Error> {
         let before = gs_base();
         // SAFETY: nothing of the host's uses `gs` in 64-bit programs; it is put back below.
         unsafe { set_gs_base(self.context.as_ptr() as u64) };
+        let (start, len) = self.machine().cache.range();
+        let whose = self.machine.as_ptr().cast_const().cast();
+        // SAFETY: `recover` is given the machine, which lives longer than the guard.
+        let guard = unsafe { Guard::new(Guarded { start, len, recover, whose }) };
         let exit = self.run_here();
+        drop(guard);
         // SAFETY: it is what was there before.
         unsafe { set_gs_base(before) };
         exit

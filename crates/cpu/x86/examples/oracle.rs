@@ -79,6 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         let generator = Generator::new(seed, only);
         let cases = options.first..options.first + options.count;
+        oracle::known::EXACT_POINTERS.store(true, std::sync::atomic::Ordering::Relaxed);
         let summary = run::run(&generator, cases, &interpreter())?;
         if options.uncovered {
             print!("{}", summary.coverage.uncovered());

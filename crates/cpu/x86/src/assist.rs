@@ -4,7 +4,7 @@
 //! registers while its own code runs, hands them back, has one instruction interpreted, and takes them again. All
 //! that is not a general-purpose register, an arithmetic flag or a vector stays with the interpreter.
 
-use posada_vcpu::x86::{cr4, rflags};
+use posada_vcpu::x86::{X87, cr0, cr4, rflags};
 use posada_vcpu::{Connections, Exit};
 
 use crate::{Interpreter, Model};
@@ -54,6 +54,8 @@ pub trait Assist {
     fn ymm(&mut self) -> &mut [[u64; 4]; 16];
     /// The SSE unit's control and status register.
     fn mxcsr(&mut self) -> &mut u32;
+    /// The x87 unit, MMX registers included.
+    fn x87(&mut self) -> &mut X87;
     /// Sets the flags that are not arithmetic, in 64-bit mode.
     fn set_system_flags(&mut self, bits: u64);
     /// The bases of `fs` and `gs`, and what `swapgs` exchanges the latter with.
@@ -70,7 +72,7 @@ pub trait Assist {
     /// Whose rights count, if the processor is in 64-bit mode and nothing has to be looked at between
     /// instructions: shadows, single steps, breakpoints, alignment checks.
     fn view(&self) -> Option<View>;
-    /// Whether SSE instructions can be carried out now, and none of their exceptions is unmasked.
+    /// Whether SSE instructions can be carried out now.
     fn sse(&self) -> bool;
     /// Which translations of addresses have been forgotten since this was last asked.
     fn take_stale(&mut self) -> Stale;
@@ -79,6 +81,12 @@ pub trait Assist {
     fn is_global(&self, linear: u64) -> bool;
     /// The time-stamp counter, if a program may read it now.
     fn tsc(&self) -> Option<u64>;
+    /// Whether an exception of SSE instructions is unmasked.
+    fn sse_unmasked(&self) -> bool;
+    /// Whether AVX instructions can be carried out now.
+    fn avx(&self) -> bool;
+    /// Whether x87 and MMX instructions can be carried out now, and no x87 exception is unmasked or waits.
+    fn x87_masked(&self) -> bool;
     /// Whether an interrupt source may have something that waits for IF.
     fn interrupts_wait(&self) -> bool;
 
@@ -124,6 +132,10 @@ impl Assist for Interpreter {
         &mut self.core.mxcsr
     }
 
+    fn x87(&mut self) -> &mut X87 {
+        &mut self.core.x87
+    }
+
     fn set_system_flags(&mut self, bits: u64) {
         self.core.set_system_flags(bits & !ARITHMETIC | rflags::FIXED);
     }
@@ -167,8 +179,28 @@ impl Assist for Interpreter {
     }
 
     fn sse(&self) -> bool {
+        !self.core.sse_off
+    }
+
+    fn sse_unmasked(&self) -> bool {
         const MASKED: u32 = 0x1f80;
-        !self.core.sse_off && self.core.mxcsr & MASKED == MASKED
+        self.core.mxcsr & MASKED != MASKED
+    }
+
+    fn avx(&self) -> bool {
+        const SSE_AND_AVX: u64 = 6;
+        let core = &self.core;
+        let enabled = core.cr4 & cr4::OSXSAVE != 0 && core.xcr0 & SSE_AND_AVX == SSE_AND_AVX;
+        enabled && core.cr0 & cr0::TS == 0 && core.uses_descriptors()
+    }
+
+    fn x87_masked(&self) -> bool {
+        const MASKED: u16 = 0x3f;
+        const SUMMARY: u16 = 0x80;
+        let x87 = &self.core.x87;
+        self.core.cr0 & (cr0::EM | cr0::TS) == 0
+            && x87.control & MASKED == MASKED
+            && x87.status & SUMMARY == 0
     }
 
     fn take_stale(&mut self) -> Stale {
