@@ -8,7 +8,7 @@ pub(crate) const TRIPLE_FAULT: u8 = 121;
 pub(crate) const ENGINE: u8 = 122;
 /// The guest ended before its command did.
 pub(crate) const NO_STATUS: u8 = 123;
-/// The guest could not be started.
+/// The guest could not be started, or its output not written.
 pub(crate) const CANNOT_RUN: u8 = 125;
 
 /// For `--help`; the README has the same table.
@@ -21,5 +21,5 @@ Exit status:
   121        the guest's processor shut down after a triple fault; its registers are shown
   122        the engine failed
   123        the guest ended before its command did
-  125        the guest could not be started: the message says why
+  125        the guest could not be started, or its output not written: the message says why
   128 + S    signal S ended this command";
