@@ -178,14 +178,11 @@ impl Core {
     fn port_in<T: Int>(&mut self, port: u16) -> T {
         let mut data = [0; 8];
         self.connections.bus.port_read(port, &mut data[..T::BYTES as usize]);
-        let value = T::from_le(data);
-        tracing::trace!(target: "io", "in {port:#06x}, {} bytes = {:#x}", T::BYTES, value.zext());
         self.note_port_access(port, T::BYTES);
-        value
+        T::from_le(data)
     }
 
     fn port_out<T: Int>(&mut self, port: u16, value: T) {
-        tracing::trace!(target: "io", "out {port:#06x}, {} bytes, {:#x}", T::BYTES, value.zext());
         let data = value.zext().to_le_bytes();
         self.connections.bus.port_write(port, &data[..T::BYTES as usize]);
         self.note_port_access(port, T::BYTES);
