@@ -1,7 +1,7 @@
 //! One block: from the guest's bytes to the host's.
 
 use iced_x86::{
-    Decoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+    Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 
 use crate::asm::{Asm, Condition, Hole, Op, Place, Sum};
@@ -168,6 +168,8 @@ pub(crate) struct Writer<'a> {
     /// The flags at the start of a further round, and where that is.
     round: Option<(Flags, usize)>,
     items: Vec<Item>,
+    /// Behind the items is an instruction that goes on in the next page.
+    ends_in_next_page: bool,
     groups: Vec<Group>,
     /// Which groups' distances are known here, a bit each.
     known: u8,
@@ -213,6 +215,7 @@ impl<'a> Writer<'a> {
             loses_flags: false,
             round: None,
             items: Vec::new(),
+            ends_in_next_page: false,
             groups: Vec::new(),
             known: 0,
             item: 0,
@@ -228,7 +231,17 @@ impl<'a> Writer<'a> {
 
     /// Writes the block that begins `bytes`, which end with the page.
     pub(crate) fn write(mut self, bytes: &[u8], options: u32) -> Written {
-        self.decode(bytes, options);
+        self.decode(bytes, options, LONGEST);
+        self.finish()
+    }
+
+    /// Writes a block of one instruction, the first of `bytes`, which may go on in the next page.
+    pub(crate) fn write_one(mut self, bytes: &[u8], options: u32) -> Written {
+        self.decode(bytes, options, 1);
+        self.finish()
+    }
+
+    fn finish(mut self) -> Written {
         self.groups = groups::find(&self.items, self.info);
         self.entries();
         self.items_from(0);
@@ -257,12 +270,17 @@ impl<'a> Writer<'a> {
     }
 
     /// Decodes up to the first instruction that surely goes elsewhere.
-    fn decode(&mut self, bytes: &[u8], options: u32) {
+    fn decode(&mut self, bytes: &[u8], options: u32, most: usize) {
         let mut decoder = Decoder::with_ip(64, bytes, 0, options);
-        while self.items.len() < LONGEST && decoder.can_decode() {
+        while self.items.len() < most && decoder.can_decode() {
             let at = self.start + decoder.position() as u32;
             let instruction = decoder.decode();
             let next = self.start + decoder.position() as u32;
+            let no_more = instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes;
+            if no_more && !self.items.is_empty() {
+                self.ends_in_next_page = true;
+                break;
+            }
             let good = !instruction.is_invalid() && (self.features)(&instruction);
             self.items.push(Item { instruction, at, next, good });
             let goes_on = matches!(
@@ -316,7 +334,12 @@ impl<'a> Writer<'a> {
             }
         }
         self.at = self.next;
-        self.go_to(self.next as i32);
+        if self.ends_in_next_page {
+            // That instruction holds only for as long as the next page is where it is.
+            self.go_through_table(self.next as i32);
+        } else {
+            self.go_to(self.next as i32);
+        }
     }
 
     /// Leaves the current instruction to the interpreter.
@@ -435,12 +458,7 @@ impl<'a> Writer<'a> {
     /// Goes on at `distance` from the page's start. The current instruction has changed nothing yet.
     fn go_to(&mut self, distance: i32) {
         if !(0..PAGE).contains(&distance) {
-            self.poll();
-            self.flags.lose(&mut self.asm);
-            self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
-            self.asm.add_to(R10, R10, distance);
-            self.find_jump();
-            return self.jump_found();
+            return self.go_through_table(distance);
         }
         if distance <= self.at as i32 {
             self.poll();
@@ -451,6 +469,16 @@ impl<'a> Writer<'a> {
         self.flags_in_one_place();
         let hole = self.asm.jump();
         self.tie(hole, distance);
+    }
+
+    /// [`go_to`](Self::go_to) for what no jump can be tied to.
+    fn go_through_table(&mut self, distance: i32) {
+        self.poll();
+        self.flags.lose(&mut self.asm);
+        self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
+        self.asm.add_to(R10, R10, distance);
+        self.find_jump();
+        self.jump_found();
     }
 
     /// Jumps to the block's start.

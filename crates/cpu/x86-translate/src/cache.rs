@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use iced_x86::{Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, DecoderError, Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
 
-use crate::block::{Mode, SAVED_ENTRY, Tie, Writer};
+use crate::block::{Mode, SAVED_ENTRY, Tie, Writer, Written};
 use crate::fault::Recoveries;
 use crate::memory::CodeMemory;
 use crate::stats::Stats;
@@ -56,6 +56,8 @@ pub(crate) struct Decoding<'a> {
 pub(crate) struct CodeCache {
     memory: CodeMemory,
     blocks: Map<Code>,
+    /// Single instructions that lie in two pages, with where in RAM the second begins.
+    crossings: Map<(usize, Code)>,
     pages: Map<Page>,
     ties: Vec<Tie>,
     recoveries: Recoveries,
@@ -88,6 +90,7 @@ impl CodeCache {
         Ok(Self {
             memory: CodeMemory::new(len)?,
             blocks: Map::default(),
+            crossings: Map::default(),
             pages: Map::default(),
             ties: Vec::new(),
             recoveries: Recoveries::default(),
@@ -107,13 +110,17 @@ impl CodeCache {
             return false;
         }
         self.epoch = epoch;
-        let blocks = &mut self.blocks;
+        let (blocks, crossings) = (&mut self.blocks, &mut self.crossings);
         let before = self.pages.len();
         self.pages.retain(|number, page| {
             let good = ram.code_version(*number as usize) == page.version;
             if !good {
                 for key in &page.blocks {
-                    blocks.remove(key);
+                    if key & CROSSING == 0 {
+                        blocks.remove(key);
+                    } else {
+                        crossings.remove(key);
+                    }
                 }
             }
             good
@@ -134,40 +141,92 @@ impl CodeCache {
         if let Some(code) = self.blocks.get(&key) {
             return (*code, Found::Known);
         }
+        let len = (PAGE_SIZE - at % PAGE_SIZE).min(BLOCK_BYTES);
+        let mut bytes = [0; BLOCK_BYTES];
+        let (first_tie, found) = self.prepare(&[at], key, ram, stats);
+        load(ram, at, &mut bytes[..len]);
+        let start = (at % PAGE_SIZE) as u32;
+        let place = self.memory.next();
+        let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
+        let written = writer.write(&bytes[..len], decoding.options);
+        let code = self.keep(place, written, stats);
+        self.blocks.insert(key, code);
+        (code, found)
+    }
+
+    /// Whether the instruction at `at` of RAM goes on in the next page.
+    pub(crate) fn crosses(at: usize, ram: &GuestRam, decoding: &Decoding<'_>) -> bool {
+        let len = PAGE_SIZE - at % PAGE_SIZE;
+        if len >= LONGEST {
+            return false;
+        }
+        let mut bytes = [0; LONGEST];
+        load(ram, at, &mut bytes[..len]);
+        let mut decoder = Decoder::with_ip(64, &bytes[..len], 0, decoding.options);
+        decoder.decode().is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes
+    }
+
+    /// [`find`](Self::find) for one instruction that begins at `at` and goes on at `second`, in the next page. No jump
+    /// may be tied to it, as it holds only for as long as both pages are where they are.
+    pub(crate) fn find_crossing(
+        &mut self,
+        (at, second): (usize, usize),
+        mode: Mode,
+        ram: &GuestRam,
+        decoding: &Decoding<'_>,
+        stats: &mut Stats,
+    ) -> (Code, Found) {
+        let key = Self::key(at, mode) | CROSSING;
+        if let Some((known, code)) = self.crossings.get(&key)
+            && *known == second
+        {
+            return (*code, Found::Known);
+        }
+        let len = PAGE_SIZE - at % PAGE_SIZE;
+        let mut bytes = [0; LONGEST];
+        let (first_tie, found) = self.prepare(&[at, second], key, ram, stats);
+        load(ram, at, &mut bytes[..len]);
+        load(ram, second, &mut bytes[len..]);
+        let start = (at % PAGE_SIZE) as u32;
+        let place = self.memory.next();
+        let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
+        let written = writer.write_one(&bytes, decoding.options);
+        let code = self.keep(place, written, stats);
+        self.crossings.insert(key, (second, code));
+        (code, found)
+    }
+
+    /// Makes room for a block that is made from pages of RAM, which are watched from now on; the number of its
+    /// first tie.
+    fn prepare(&mut self, pages: &[usize], key: u64, ram: &GuestRam, stats: &mut Stats) -> (u32, Found) {
         let mut found = Found::New { page: false };
         if !self.has_room() {
             self.clear();
             stats.clears += 1;
             found = Found::NewAlone;
         }
-        let number = at / PAGE_SIZE;
-        let page = self.pages.entry(number as u64).or_insert_with(|| {
-            if found != Found::NewAlone {
-                found = Found::New { page: true };
-            }
-            Page { version: ram.watch_code(number), blocks: Vec::new() }
-        });
-        page.blocks.push(key);
-        let mut bytes = [0; PAGE_SIZE];
-        let len = PAGE_SIZE - at % PAGE_SIZE;
-        for (n, byte) in bytes[..len].iter_mut().enumerate().take(BLOCK_BYTES) {
-            *byte = ram.load(at + n);
+        for at in pages {
+            let number = at / PAGE_SIZE;
+            let page = self.pages.entry(number as u64).or_insert_with(|| {
+                if found != Found::NewAlone {
+                    found = Found::New { page: true };
+                }
+                Page { version: ram.watch_code(number), blocks: Vec::new() }
+            });
+            page.blocks.push(key);
         }
-        let len = len.min(BLOCK_BYTES);
-        let first_tie = self.ties.len() as u32;
-        let start = (at % PAGE_SIZE) as u32;
-        let place = self.memory.next();
-        let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
-        let written = writer.write(&bytes[..len], decoding.options);
+        (self.ties.len() as u32, found)
+    }
+
+    /// Keeps what has been written for `place`.
+    fn keep(&mut self, place: usize, written: Written, stats: &mut Stats) -> Code {
         let fits = self.memory.push(&written.code);
         assert!(fits, "a block is larger than any can be");
         self.ties.extend(written.ties);
         self.recoveries.extend(written.recoveries);
-        let code = Code { saved: place + SAVED_ENTRY, body: place + written.body };
-        self.blocks.insert(key, code);
         stats.blocks += 1;
         stats.instructions += written.instructions as u64;
-        (code, found)
+        Code { saved: place + SAVED_ENTRY, body: place + written.body }
     }
 
     /// Whether no page has been written since [`look_at_writes`](Self::look_at_writes) last looked.
@@ -192,6 +251,7 @@ impl CodeCache {
     pub(crate) fn clear(&mut self) {
         self.memory.clear();
         self.blocks.clear();
+        self.crossings.clear();
         self.pages.clear();
         self.ties.clear();
         self.recoveries.clear();
@@ -213,5 +273,15 @@ impl CodeCache {
     }
 }
 
+/// The longest instruction, in bytes.
+const LONGEST: usize = 15;
 /// Bytes that a block may be made from.
-const BLOCK_BYTES: usize = 64 * 15;
+const BLOCK_BYTES: usize = 64 * LONGEST;
+/// In the key of an instruction that lies in two pages.
+const CROSSING: u64 = 1 << 63;
+
+fn load(ram: &GuestRam, at: usize, bytes: &mut [u8]) {
+    for (n, byte) in bytes.iter_mut().enumerate() {
+        *byte = ram.load(at + n);
+    }
+}

@@ -77,6 +77,11 @@ impl Jumps {
         self.filled[table].forget(true, |n| tables[table][n].linear = never(n));
     }
 
+    /// An entry depends on another page, besides the one that it leads to.
+    pub(crate) fn add_page(&mut self, linear: u64) {
+        self.pages.insert(linear >> 12);
+    }
+
     /// Whether an entry may lead to a page.
     pub(crate) fn has_page(&self, linear: u64) -> bool {
         self.pages.contains(&(linear >> 12))

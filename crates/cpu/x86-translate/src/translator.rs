@@ -138,6 +138,21 @@ enum Next {
     Code(usize, bool),
 }
 
+/// How code was found.
+#[derive(Clone, Copy)]
+struct FoundAs {
+    /// Everything else has been forgotten.
+    alone: bool,
+    /// It is an instruction that lies in two pages.
+    crossing: bool,
+}
+
+impl FoundAs {
+    fn may_be_tied(self) -> bool {
+        !self.alone && !self.crossing
+    }
+}
+
 /// CF, PF, AF, ZF and SF: what `lahf` gives.
 const LAHF: u64 = 0xd5;
 const OF: u64 = 1 << 11;
@@ -164,10 +179,6 @@ impl Machine {
         };
         self.look_at_changes(context);
         let rip = self.interpreter.rip();
-        let Some(at) = self.interpreter.place_code(rip) else {
-            self.interpret();
-            return Next::Again;
-        };
         let interpreter = &self.interpreter;
         let vectors = view == View::User && interpreter.sse();
         let mode = Mode {
@@ -180,41 +191,86 @@ impl Machine {
         if self.modes[mode.jumps()].replace(mode) != Some(mode) {
             self.jumps.clear_one(&mut context.jumps, mode.jumps());
         }
-        let (code, found) = self.find_code(context, at, mode);
+        let known = context.jumps[mode.jumps()][rip as usize % jumps::ENTRIES];
+        if tie.is_none() && known.linear == rip {
+            self.hand_over(context, rip, mode);
+            return Next::Code(known.host as usize, mode.vectors);
+        }
+        let Some(at) = self.interpreter.place_code(rip) else {
+            self.interpret();
+            return Next::Again;
+        };
+        let Some((code, found)) = self.find_code(context, rip, at, mode) else {
+            self.interpret();
+            return Next::Again;
+        };
         match tie {
             // An interrupt may have come between.
-            Some((number, target)) if target == rip && found != Found::NewAlone => {
+            Some((number, target)) if target == rip && found.may_be_tied() => {
                 self.cache.tie(number, code);
                 self.stats.ties += 1;
             }
-            _ => self.remember_jump(context, mode, rip, code),
+            _ => self.remember_jump(context, mode, rip, code, found.crossing),
         }
         self.hand_over(context, rip, mode);
         Next::Code(code.saved, mode.vectors)
     }
 
-    /// The code for what is at `at` of RAM, translated now if need be.
-    fn find_code(&mut self, context: &mut Context, at: usize, mode: Mode) -> (Code, Found) {
-        let model = self.interpreter.model();
-        let decoding = Decoding {
-            options: model.decoder_options(),
-            features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
+    /// The code for what is at `linear`, which is at `at` of RAM, translated now if need be. `None`: it goes on where
+    /// nothing can be fetched from.
+    fn find_code(
+        &mut self,
+        context: &mut Context,
+        linear: u64,
+        at: usize,
+        mode: Mode,
+    ) -> Option<(Code, FoundAs)> {
+        let (code, found, second) = {
+            let model = self.interpreter.model().clone();
+            let decoding = Decoding {
+                options: model.decoder_options(),
+                features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
+            };
+            let second = if CodeCache::crosses(at, &self.interpreter.connections().ram, &decoding) {
+                let next = (linear | PAGE_SIZE as u64 - 1).wrapping_add(1);
+                Some(self.interpreter.place_code(next)?)
+            } else {
+                None
+            };
+            let (cache, ram) = (&mut self.cache, &self.interpreter.connections().ram);
+            let (code, found) = match second {
+                Some(second) => cache.find_crossing((at, second), mode, ram, &decoding, &mut self.stats),
+                None => cache.find(at, mode, ram, &decoding, &mut self.stats),
+            };
+            (code, found, second)
         };
-        let ram = &self.interpreter.connections().ram;
-        let (code, found) = self.cache.find(at, mode, ram, &decoding, &mut self.stats);
-        match found {
-            Found::Known | Found::New { page: false } => {}
-            Found::New { page: true } => self.watch(context, at),
-            Found::NewAlone => {
-                self.jumps.clear(&mut context.jumps, true);
-                self.watch(context, at);
+        if found == Found::NewAlone {
+            self.jumps.clear(&mut context.jumps, true);
+        }
+        if !matches!(found, Found::Known | Found::New { page: false }) {
+            self.watch(context, at);
+            if let Some(second) = second {
+                self.watch(context, second);
             }
         }
-        (code, found)
+        Some((code, FoundAs { alone: found == Found::NewAlone, crossing: second.is_some() }))
     }
 
-    fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code) {
-        let global = self.interpreter.is_global(linear);
+    /// Remembers where the code for `linear` is, which may be one instruction in two pages.
+    fn remember_jump(
+        &mut self,
+        context: &mut Context,
+        mode: Mode,
+        linear: u64,
+        code: Code,
+        crossing: bool,
+    ) {
+        let mut global = self.interpreter.is_global(linear);
+        if crossing {
+            let next = (linear | PAGE_SIZE as u64 - 1).wrapping_add(1);
+            global &= self.interpreter.is_global(next);
+            self.jumps.add_page(next);
+        }
         self.jumps.insert(&mut context.jumps, mode.jumps(), linear, code.saved as u64, global);
     }
 
@@ -227,8 +283,8 @@ impl Machine {
         if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
             return None;
         }
-        let (code, _) = self.find_code(context, at, mode);
-        self.remember_jump(context, mode, linear, code);
+        let (code, found) = self.find_code(context, linear, at, mode)?;
+        self.remember_jump(context, mode, linear, code, found.crossing);
         Some(code.saved)
     }
 
