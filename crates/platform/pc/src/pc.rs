@@ -422,6 +422,6 @@ mod tests {
     fn more_memory_than_the_host_has_is_refused() {
         assert!(check_host_memory(1 << 30, 1 << 30).is_ok());
         let error = check_host_memory((1 << 30) + 4096, 1 << 30).unwrap_err();
-        assert!(error.to_string().contains("this host has 1073741824 bytes"), "{error}");
+        assert!(error.to_string().contains("this host has 1 GiB"), "{error}");
     }
 }

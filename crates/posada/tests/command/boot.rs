@@ -36,6 +36,12 @@ fn small_and_large_memories_are_what_the_guest_finds() {
     }
 }
 
+#[test]
+fn a_guest_brings_up_as_many_processors_as_it_has() {
+    let output = run(["run", "debian", "--cpus", "4", "--", "nproc"], b"");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"4\n"[..]), "{}", told(&output));
+}
+
 /// A 32-bit program of one page: writes "32 bits" and a newline, and exits with status 42.
 fn program_of_32_bits() -> Vec<u8> {
     const BASE: u32 = 0x0804_8000;
