@@ -135,21 +135,27 @@ impl Asm {
 
     /// `op reg, [r10 + index + displacement]`, 64 bits.
     pub(crate) fn with_place(&mut self, op: Op, reg: u8, place: Place) {
-        self.at_place(op as u8, reg, place);
+        self.at_place(true, op as u8, reg, place);
     }
 
     /// `mov [r10 + index + displacement], reg`, 64 bits.
     pub(crate) fn store_place(&mut self, place: Place, reg: u8) {
-        self.at_place(0x89, reg, place);
+        self.at_place(true, 0x89, reg, place);
     }
 
-    fn at_place(&mut self, opcode: u8, reg: u8, place: Place) {
+    /// `mov [r10 + index + displacement], reg`, 16 bits.
+    pub(crate) fn store_place_16(&mut self, place: Place, reg: u8) {
+        self.byte(0x66);
+        self.at_place(false, 0x89, reg, place);
+    }
+
+    fn at_place(&mut self, wide: bool, opcode: u8, reg: u8, place: Place) {
         let Some(index) = place.index else {
-            self.rex(true, reg, 0, R10);
+            self.rex(wide, reg, 0, R10);
             self.byte(opcode);
             return self.memory(reg, R10, place.displacement);
         };
-        self.rex(true, reg, index, R10);
+        self.rex(wide, reg, index, R10);
         self.byte(opcode);
         let sib = (index & 7) << 3 | R10 & 7;
         match i8::try_from(place.displacement) {

@@ -882,7 +882,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn store_guest(&mut self, guest: u8, from: u8) {
+    pub(crate) fn store_guest(&mut self, guest: u8, from: u8) {
         match registers::host(guest) {
             Some(host) => self.asm.mov(host, from),
             None => self.asm.store_context(Context::gpr_offset(guest), from),

@@ -27,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) flags: u64,
     /// Bases of `fs` and `gs`, and what `swapgs` exchanges the latter with.
     pub(crate) bases: [u64; 3],
+    /// The selectors in `es`, `cs`, `ss`, `ds`, `fs` and `gs`.
+    pub(crate) selectors: [u64; 6],
     /// The flags that are neither arithmetic nor the two below.
     pub(crate) system_flags: u64,
     /// `rflags.IF`, where `rflags` has it.
@@ -99,6 +101,7 @@ offsets! {
     LEAVE = routines.leave;
     SLOW_ACCESS = routines.slow_access;
     HELP = routines.help;
+    SELECTORS = selectors;
     SYSTEM_FLAGS = system_flags;
     INTERRUPT_FLAG = interrupt_flag;
     ACCESS_FLAG = access_flag;

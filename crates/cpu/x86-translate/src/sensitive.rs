@@ -48,6 +48,9 @@ impl Writer<'_> {
                 self.go_to_another_view();
                 return Some(Ok(true));
             }
+            Mnemonic::Mov if i.op1_kind() == OpKind::Register && i.op1_register().is_segment_register() => {
+                self.store_selector(i)
+            }
             Mnemonic::Rdtsc => {
                 self.before_writing(1 << 0 | 1 << 2);
                 self.help(help::TSC);
@@ -105,6 +108,23 @@ impl Writer<'_> {
         self.asm.compare_context_with_zero(offset::INTERRUPTS_WAIT);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at()));
+    }
+
+    fn store_selector(&mut self, i: &Instruction) -> Outcome {
+        let selector = offset::SELECTORS + 8 * i.op1_register().number() as i32;
+        if i.op0_kind() == OpKind::Register {
+            let to = i.op0_register();
+            let number = registers::number(to).filter(|_| to.size() > 2).ok_or(ForInterpreter)?;
+            self.before_writing(1 << number);
+            self.asm.with_context(Op::Load, R11, selector);
+            self.store_guest(number, R11);
+        } else {
+            let address = self.memory_operand(i)?;
+            let place = self.access(Access { address, size: 2, write: true, aligned: false });
+            self.asm.with_context(Op::Load, R11, selector);
+            self.asm.store_place_16(place, R11);
+        }
+        Ok(())
     }
 
     fn push_flags(&mut self) -> Outcome {

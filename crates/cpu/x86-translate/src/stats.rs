@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use iced_x86::Mnemonic;
+use iced_x86::Code;
 
 /// Counts, since the virtual CPU was made.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +18,8 @@ pub struct Stats {
     pub entries: u64,
     /// Instructions left to the interpreter.
     pub interpreted: u64,
-    /// Samples of them: one in [`SAMPLE`](Self::SAMPLE), by mnemonic.
-    pub samples: HashMap<Mnemonic, u64>,
+    /// Samples of them: one in [`SAMPLE`](Self::SAMPLE), by form.
+    pub samples: HashMap<Code, u64>,
     /// Jumps tied to their targets.
     pub ties: u64,
     /// Times that translated code was left because attention was asked for.
@@ -61,9 +61,9 @@ impl fmt::Display for Stats {
             writeln!(f, "{name:28}{value:>16}")?;
         }
         let mut samples: Vec<_> = self.samples.iter().collect();
-        samples.sort_by_key(|(mnemonic, count)| (std::cmp::Reverse(**count), format!("{mnemonic:?}")));
-        for (mnemonic, count) in samples.iter().take(24) {
-            let name = format!("  {mnemonic:?}").to_lowercase();
+        samples.sort_by_key(|(form, count)| (std::cmp::Reverse(**count), format!("{form:?}")));
+        for (form, count) in samples.iter().take(24) {
+            let name = format!("  {form:?}").to_lowercase();
             writeln!(f, "{name:28}{:>16}", **count * Self::SAMPLE)?;
         }
         Ok(())

@@ -347,7 +347,7 @@ impl Machine {
         }
         let options = self.interpreter.model().decoder_options();
         let instruction = iced_x86::Decoder::new(64, &bytes[..len], options).decode();
-        *self.stats.samples.entry(instruction.mnemonic()).or_default() += 1;
+        *self.stats.samples.entry(instruction.code()).or_default() += 1;
     }
 
     /// Gives translated code what it works on.
@@ -358,6 +358,7 @@ impl Machine {
         context.gpr = *self.interpreter.gpr();
         context.code_base = rip & !(PAGE_SIZE as u64 - 1);
         context.bases = self.interpreter.bases();
+        context.selectors = self.interpreter.selectors().map(u64::from);
         context.system_flags = rflags & !(LAHF | OF | IF | AC);
         context.interrupt_flag = rflags & IF;
         context.access_flag = rflags & AC;

@@ -62,6 +62,8 @@ pub trait Assist {
     fn bases(&self) -> [u64; 3];
     /// Sets the bases.
     fn set_bases(&mut self, bases: [u64; 3]);
+    /// The selectors in `es`, `cs`, `ss`, `ds`, `fs` and `gs`.
+    fn selectors(&self) -> [u16; 6];
     /// Whether supervisors are kept from users' pages unless `rflags.AC` is set.
     fn smap(&self) -> bool;
     /// What the board gave.
@@ -151,6 +153,10 @@ impl Assist for Interpreter {
             self.core.views[usize::from(number)].base = base;
         }
         self.core.msrs.kernel_gs_base = bases[2];
+    }
+
+    fn selectors(&self) -> [u16; 6] {
+        self.core.segments.map(|segment| segment.selector)
     }
 
     fn smap(&self) -> bool {
