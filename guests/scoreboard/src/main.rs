@@ -104,6 +104,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
             // The others may do better.
             Err(error) => {
                 failed = true;
+                begun(&mut out)?;
                 writeln!(out, "scoreboard: {error}\n{mark}{name} 0 0 failed")?;
             }
         }

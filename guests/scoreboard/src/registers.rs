@@ -1,5 +1,6 @@
 //! Rows that stay in registers and the first-level caches: calls, arithmetic, floating point.
 
+use std::arch::asm;
 use std::hint::black_box;
 
 use crate::random::{Random, mix};
@@ -8,6 +9,7 @@ use crate::row::Row;
 pub(crate) fn rows() -> Vec<Row> {
     vec![
         Row::new("call", "call", 64, CALLS, || Ok(|| Ok(fibonacci(black_box(FIBONACCI))))),
+        Row::new("addition", "addition", 64, ADDITIONS, || Ok(|| Ok(additions()))),
         Row::new("integer", "step", 64, STEPS, || Ok(|| Ok(integer(black_box(1))))),
         Row::new("indirect-call", "call", 64, INDIRECT_CALLS as u64, indirect_calls),
         Row::new("scalar-double", "step", 64, BODY_STEPS, || Ok(|| Ok(bodies(black_box(BODY_STEPS))))),
@@ -24,6 +26,21 @@ const CALLS: u64 = 1_664_079;
 fn fibonacci(n: u64) -> u64 {
     // Nothing may become a loop.
     if n < 2 { n } else { black_box(fibonacci(n - 1)) + black_box(fibonacci(n - 2)) }
+}
+
+const ADDITIONS: u64 = 16 << 20;
+
+/// Additions each of which needs the one before: on the host, one in each cycle of the processor's clock.
+fn additions() -> u64 {
+    let mut sum = 0_u64;
+    for _ in 0..ADDITIONS / 16 {
+        // SAFETY: it changes nothing but these registers.
+        unsafe {
+            asm!(".rept 16", "add {sum}, {one}", ".endr", sum = inout(reg) sum, one = in(reg) 1_u64,
+                options(nomem, nostack, pure));
+        }
+    }
+    sum
 }
 
 const STEPS: u64 = 3_000_000;

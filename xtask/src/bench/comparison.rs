@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Results> {
         tables: report.markdown(),
         complaints: report.complaints(),
         page: report.page(&picture_name(PART)),
-        picture: plot::svg(&report),
+        picture: Some(plot::svg(&report)),
         agreed,
     })
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `score` | the scoreboard: small tests and whole programs, against native |
 //! | `comparison` | instructions a second, boot and memory, against other monitors |
+//! | `nano` | single operations of a virtual processor |
 //! | `workload` | what the comparison carries out in the guest |
 //! | `guest` | the files that every monitor boots |
 //! | `console` | the marks on the guest's console |
@@ -22,6 +23,7 @@ mod guest;
 mod measure;
 mod memory;
 mod monitor;
+mod nano;
 mod plot;
 mod progress;
 mod report;
@@ -58,6 +60,10 @@ pub(crate) struct Options {
     /// Only these workloads of the comparison with Bochs
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     workload: Vec<String>,
+
+    /// Only the nanobenchmarks: single operations that an engine has to do something about
+    #[arg(long, conflicts_with_all = ["row", "workload"])]
+    nano: bool,
 
     /// The guest's processor on the scoreboard: x86-64-v2 or x86-64-v3 [default: the best that the translator has]
     #[arg(long, value_name = "MODEL")]
@@ -102,7 +108,7 @@ pub(crate) struct Results {
     complaints: Vec<String>,
     /// For the document.
     page: String,
-    picture: String,
+    picture: Option<String>,
     /// Whether everybody came to the same results.
     agreed: bool,
 }
@@ -128,12 +134,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         agreed &= results.agreed;
         if options.save { save(&results) } else { Ok(()) }
     };
-    let all = options.row.is_empty() && options.workload.is_empty();
+    let all = options.row.is_empty() && options.workload.is_empty() && !options.nano;
     if all || !options.row.is_empty() {
         keep(score::run(options)?)?;
     }
     if all || !options.workload.is_empty() {
         keep(comparison::run(options)?)?;
+    }
+    if all || options.nano {
+        keep(nano::run(options)?)?;
     }
     ensure!(agreed, "they do not agree on what the guest computes");
     Ok(())
@@ -174,9 +183,11 @@ fn save(results: &Results) -> anyhow::Result<()> {
         format!("{} has no lines that say where the {} goes", page.display(), results.part)
     })?;
     std::fs::write(&page, text).with_context(|| format!("writing {}", page.display()))?;
-    let plot = docs.join(picture_name(results.part));
-    std::fs::write(&plot, &results.picture).with_context(|| format!("writing {}", plot.display()))?;
-    eprintln!("the results are in docs/benchmarks.md and docs/{}", picture_name(results.part));
+    if let Some(picture) = &results.picture {
+        let plot = docs.join(picture_name(results.part));
+        std::fs::write(&plot, picture).with_context(|| format!("writing {}", plot.display()))?;
+    }
+    eprintln!("the results of the {} are in docs/benchmarks.md", results.part);
     Ok(())
 }
 

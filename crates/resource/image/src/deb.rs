@@ -18,6 +18,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) path: &'a Path,
     /// Whether it is a plain file.
     pub(crate) is_file: bool,
+    /// Where it points, if it is a symbolic link.
+    pub(crate) link: Option<&'a Path>,
     contents: &'a mut dyn Read,
     size: u64,
 }
@@ -69,7 +71,9 @@ fn visit_tar(data: impl Read, visit: &mut impl FnMut(&mut Entry<'_>) -> io::Resu
         let path = normal(&entry.path()?)?;
         let is_file = entry.header().entry_type().is_file();
         let size = entry.size();
-        visit(&mut Entry { path: &path, is_file, contents: &mut entry, size })?;
+        let link = if entry.header().entry_type().is_symlink() { entry.link_name()? } else { None };
+        let link = link.map(std::borrow::Cow::into_owned);
+        visit(&mut Entry { path: &path, is_file, link: link.as_deref(), contents: &mut entry, size })?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@
 //! | `recipe`, `debian` | what there is, and how Debian's is made                                         |
 //! | `cache`       | entries that are complete or not there; one maker at a time                          |
 //! | `apt`, `deb`  | Debian packages: fetching (apt-get(8), apt.conf(5)), reading (deb(5))                |
+//! | `packages`    | files of packages, for those who run programs of them elsewhere                      |
 //! | `modules`     | kernel modules and what modprobe needs to know of them                               |
 //! | `initramfs`   | newc archives (Linux's `driver-api/early-userspace/buffer-format.rst`)               |
 //! | `guest`       | the first process, the agent and the configuration that every guest gets             |
@@ -54,6 +55,7 @@ mod guest;
 mod images;
 mod initramfs;
 mod modules;
+mod packages;
 mod progress;
 mod recipe;
 pub mod session;
@@ -62,4 +64,5 @@ pub use cache::{Entry, Package};
 pub use error::{Error, Result};
 pub use images::{Image, Images};
 pub use initramfs::Initramfs;
+pub use packages::{PackageFile, PackageFiles};
 pub use progress::{Progress, Silent};

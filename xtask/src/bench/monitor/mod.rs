@@ -1,7 +1,7 @@
 //! The monitors that are compared. Another one is another file here, and a line in [`all`].
 
 mod bochs;
-mod posada;
+pub(super) mod posada;
 mod qemu;
 
 use std::ffi::OsStr;

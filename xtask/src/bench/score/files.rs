@@ -9,13 +9,17 @@ use posada_image::{Images, Initramfs};
 
 use super::super::guest::{APPEND, Guest, LEVEL};
 use super::super::progress::Progress;
-use super::row::Row;
+use super::programs;
+use super::row::{Group, Row};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Static and at fixed addresses, for the first instruction set of 64-bit processors: the same bits for everybody.
 const FLAGS: &str =
     "-Ctarget-feature=+crt-static -Crelocation-model=static -Ctarget-cpu=x86-64 -Cstrip=symbols";
+
+/// Where whole programs are in a guest.
+const PROGRAMS: &str = "/programs";
 
 /// What somebody needs to do the work.
 #[derive(Clone, Debug)]
@@ -26,6 +30,8 @@ pub(crate) struct Files {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     rows: String,
+    /// Where whole programs are on the host.
+    programs: Option<PathBuf>,
 }
 
 impl Files {
@@ -39,6 +45,14 @@ impl Files {
         archive.character_device("dev/console", 0o600, (5, 1))?;
         let contents = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
         archive.file("init", 0o755, &contents)?;
+        let mut title = format!("Linux {}", image.version());
+        let mut tree = None;
+        if rows.iter().any(|row| row.group == Group::Programs) {
+            let (folder, packages) = programs::folder(&target()?, progress)?;
+            programs::archive(&mut archive, &folder, PROGRAMS.trim_start_matches('/'))?;
+            title = format!("{title}, with {packages}");
+            tree = Some(folder);
+        }
         fs::write(&initrd, archive.finish()?).with_context(|| format!("writing {}", initrd.display()))?;
         let guest = Guest {
             folder: folder.to_owned(),
@@ -47,29 +61,41 @@ impl Files {
             // Programs keep their own errors from a console that is timed; the kernel its own news.
             append: format!("console=ttyS0 panic=-1 cryptomgr.notests {APPEND}"),
             cpu: LEVEL.to_owned(),
-            title: format!("Linux {}", image.version()),
+            title,
         };
         let rows = rows.iter().map(|row| row.name).collect::<Vec<_>>().join(",");
-        Ok(Self { guest, program, arguments: Vec::new(), rows })
+        Ok(Self { guest, program, arguments: Vec::new(), rows, programs: tree })
     }
 
     /// The same for one of so many parts of the work, and for this processor model.
     pub(crate) fn with(&self, divide: u32, model: String) -> Self {
         let mut files = self.clone();
-        files.arguments = vec!["--marks".into(), "--divide".into(), divide.to_string(), self.rows.clone()];
+        let arguments = |programs: Option<&str>| {
+            let mut words = vec!["--marks".to_owned(), "--divide".to_owned(), divide.to_string()];
+            words.extend(programs.iter().flat_map(|folder| ["--programs", folder]).map(str::to_owned));
+            words.push(self.rows.clone());
+            words
+        };
+        let folder = self.programs.as_ref().map(|folder| folder.to_string_lossy());
+        files.arguments = arguments(folder.as_deref());
         // The kernel gives the words after two hyphens to the first process.
-        files.guest.append = format!("{} -- {}", self.guest.append, files.arguments.join(" "));
+        let words = arguments(folder.as_ref().map(|_| PROGRAMS)).join(" ");
+        files.guest.append = format!("{} -- {words}", self.guest.append);
         files.guest.cpu = model;
         files
     }
 }
 
+/// Where things are made that last, beside what is built for the host.
+fn target() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    Ok(program.ancestors().nth(2).context("this program is in no folder")?.join("guests"))
+}
+
 /// Compiles a package of `guests`, and returns its program.
 pub(crate) fn build(name: &str) -> anyhow::Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests").join(name).join("Cargo.toml");
-    // Beside what is built for the host.
-    let release = std::env::current_exe()?;
-    let target = release.ancestors().nth(2).context("this program is in no folder")?.join("guests");
+    let target = target()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--manifest-path"])

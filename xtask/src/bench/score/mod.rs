@@ -6,13 +6,16 @@
 //! |---|---|
 //! | `row` | what is timed |
 //! | `files` | the program and the guest's initramfs |
+//! | `programs`, `inputs` | whole programs, and what they work on |
 //! | `sample` | what the program says of a row |
 //! | `board` | slowdowns and their means |
 //! | `table`, `picture` | the same for readers |
 
 mod board;
-mod files;
+pub(super) mod files;
+mod inputs;
 mod picture;
+mod programs;
 mod row;
 mod sample;
 mod table;
@@ -126,7 +129,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Results> {
         tables: table::tables(&board),
         complaints: board.complaints(),
         page: table::page(&board, &picture_name(PART)),
-        picture: picture::svg(&board),
+        picture: Some(picture::svg(&board)),
         agreed,
     })
 }

@@ -5,15 +5,18 @@
 pub(crate) enum Group {
     /// One thing that processors or kernels do.
     Small,
+    /// What people run.
+    Programs,
 }
 
 impl Group {
     /// All of them, in the order of tables.
-    pub(crate) const ALL: [Self; 1] = [Self::Small];
+    pub(crate) const ALL: [Self; 2] = [Self::Small, Self::Programs];
 
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Small => "Small tests",
+            Self::Programs => "Whole programs",
         }
     }
 }
@@ -31,6 +34,10 @@ pub(crate) struct Row {
 
 const fn small(name: &'static str, unit: &'static str, what: &'static str) -> Row {
     Row { name, group: Group::Small, unit, what }
+}
+
+const fn program(name: &'static str, what: &'static str) -> Row {
+    Row { name, group: Group::Programs, unit: "run", what }
 }
 
 /// All of them, in the order in which they run.
@@ -53,6 +60,12 @@ pub(crate) const ROWS: &[Row] = &[
     small("fork-wait", "process", "processes that end at once"),
     small("fork-exec", "process", "processes that execute this program and end"),
     small("pipe", "round", "a byte to another process and one back, on one processor"),
+    program("gzip", "compresses 2 MiB of text"),
+    program("sha256sum", "of 20 MiB"),
+    program("awk", "mawk counts words and adds numbers"),
+    program("python3", "objects, dictionaries, strings, numbers"),
+    program("sqlite3", "inserts, an index, joins, sums, in memory"),
+    program("cc", "GCC's cc1 -O2 compiles a dozen functions"),
 ];
 
 #[cfg(test)]
