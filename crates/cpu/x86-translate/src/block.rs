@@ -122,6 +122,8 @@ pub(crate) struct Access {
 struct Stub {
     holes: Vec<Hole>,
     flags: Flags,
+    /// Attention has been looked for on the way here.
+    polled: bool,
     kind: StubKind,
 }
 
@@ -132,9 +134,8 @@ pub(crate) enum StubKind {
     Leave(u32, i32),
     /// A jump to another page, at this distance, of the instruction there.
     Jump(i32, u32),
-    /// A group that does not lie in one page: goes on from an item, without groups; whether attention has been looked
-    /// for.
-    Rest(usize, bool),
+    /// A group that does not lie in one page: goes on from an item, without groups.
+    Rest(usize),
     /// A jump back to the block's start, with flags that can be computed anew: the block once more, so that they need
     /// not be saved.
     Round,
@@ -272,7 +273,7 @@ impl<'a> Writer<'a> {
     /// Decodes up to the first instruction that surely goes elsewhere.
     fn decode(&mut self, bytes: &[u8], options: u32, most: usize) {
         let mut decoder = Decoder::with_ip(64, bytes, 0, options);
-        while self.items.len() < most && decoder.can_decode() {
+        while (self.items.len() < most || self.is_in_shadow(self.items.len())) && decoder.can_decode() {
             let at = self.start + decoder.position() as u32;
             let instruction = decoder.decode();
             let next = self.start + decoder.position() as u32;
@@ -293,16 +294,25 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Whether item `n` follows `sti`: nothing may come between the two.
+    fn is_in_shadow(&self, n: usize) -> bool {
+        n > 0 && self.items[n - 1].instruction.mnemonic() == Mnemonic::Sti
+    }
+
     /// Writes the items from `first` on, and where they go.
     fn items_from(&mut self, first: usize) {
         self.x87_loaded = false;
         for n in first..self.items.len() {
             let Item { instruction, at, next, good } = self.items[n];
             (self.item, self.at, self.next) = (n, at, next);
-            if !good {
+            let shadow = self.is_in_shadow(n);
+            // Branches look at the attention before they are done, and the interpreter after it.
+            if !good || shadow && instruction.flow_control() != FlowControl::Next {
                 return self.interpret();
             }
-            self.poll_if_free();
+            if !shadow {
+                self.poll_if_free();
+            }
             let before = self.asm.len();
             let result = match instruction.flow_control() {
                 FlowControl::Next => match self.sensitive(&instruction) {
@@ -334,7 +344,9 @@ impl<'a> Writer<'a> {
             }
         }
         self.at = self.next;
-        if self.ends_in_next_page {
+        if self.is_in_shadow(self.items.len()) {
+            self.interpret();
+        } else if self.ends_in_next_page {
             // That instruction holds only for as long as the next page is where it is.
             self.go_through_table(self.next as i32);
         } else {
@@ -361,7 +373,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn stub(&mut self, hole: Hole, kind: StubKind) {
-        self.stubs.push(Stub { holes: vec![hole], flags: self.flags, kind });
+        self.stubs.push(Stub { holes: vec![hole], flags: self.flags, polled: self.polled, kind });
     }
 
     fn write_stubs(&mut self) {
@@ -398,8 +410,8 @@ impl<'a> Writer<'a> {
                         self.leave(stub.flags, reason::INTERPRET, at as i32);
                         self.asm.lead(hole, resume);
                     }
-                    StubKind::Rest(item, polled) => {
-                        (self.flags, self.polled) = (stub.flags, polled);
+                    StubKind::Rest(item) => {
+                        (self.flags, self.polled) = (stub.flags, stub.polled);
                         self.groups.clear();
                         self.items_from(item);
                     }
@@ -410,12 +422,12 @@ impl<'a> Writer<'a> {
                             (self.known, self.moved) = (0, 0);
                             self.items_from(0);
                         } else {
-                            self.flags = stub.flags;
+                            (self.flags, self.polled) = (stub.flags, stub.polled);
                             self.go_to_start();
                         }
                     }
                     StubKind::Jump(distance, at) => {
-                        (self.flags, self.at) = (stub.flags, at);
+                        (self.flags, self.polled, self.at) = (stub.flags, stub.polled, at);
                         self.go_to(distance);
                     }
                 }
@@ -618,6 +630,7 @@ impl<'a> Writer<'a> {
     fn call(&mut self, i: &Instruction) -> Outcome {
         let target = self.target(i)?;
         self.poll();
+        self.flags.prepare_moving_stack(&mut self.asm);
         self.push_next();
         if (0..PAGE).contains(&target) {
             self.move_stack(-8);
@@ -660,6 +673,7 @@ impl<'a> Writer<'a> {
         }
         let released = if i.op_count() == 1 { i32::from(i.immediate16()) } else { 0 };
         self.poll();
+        self.flags.prepare_moving_stack(&mut self.asm);
         self.flags.lose(&mut self.asm);
         let place = self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
         self.asm.with_place(Op::Load, R10, place);
@@ -758,7 +772,8 @@ impl<'a> Writer<'a> {
         }
         self.asm.with_table(Op::Add, R10, R11, table + 8);
         let resume = self.asm.len();
-        self.stubs.push(Stub { holes, flags: before, kind: StubKind::Access(access, self.at, resume) });
+        let kind = StubKind::Access(access, self.at, resume);
+        self.stubs.push(Stub { holes, flags: before, polled: self.polled, kind });
         Place { index: None, displacement: 0 }
     }
 
@@ -798,7 +813,8 @@ impl<'a> Writer<'a> {
             self.stubs.push(Stub {
                 holes: vec![hole],
                 flags: before,
-                kind: StubKind::Rest(self.item, self.polled),
+                polled: self.polled,
+                kind: StubKind::Rest(self.item),
             });
             self.asm.with_table(Op::Load, R10, R11, table + 8);
             self.asm.with_table(Op::Sub, R10, R11, table);
@@ -829,7 +845,12 @@ impl<'a> Writer<'a> {
 
     // For instructions that are elsewhere.
 
-    /// CPL is not 3.
+    /// Whether the page ends with the current instruction.
+    pub(crate) fn ends_page(&self) -> bool {
+        self.next == PAGE as u32
+    }
+
+    /// CPL is 0.
     pub(crate) fn is_supervisor(&self) -> bool {
         self.mode.view != posada_x86::View::User as u8
     }
@@ -1048,7 +1069,7 @@ impl<'a> Writer<'a> {
         }
         if classify::may_raise(i, self.mode) {
             let kind = StubKind::Recover(self.asm.here(), self.at);
-            self.stubs.push(Stub { holes: Vec::new(), flags: self.flags, kind });
+            self.stubs.push(Stub { holes: Vec::new(), flags: self.flags, polled: self.polled, kind });
         }
         let known = self.asm.instruction(&plan.instruction);
         debug_assert!(known, "{i:?} was tried before");
@@ -1138,6 +1159,10 @@ impl<'a> Writer<'a> {
             host.set_memory_displ_size(0);
             host.set_segment_prefix(Register::None);
         }
+        // What means nothing to the guest's processor may name another instruction to the host's: `rep bsf` is
+        // `tzcnt`.
+        plan.instruction.set_has_rep_prefix(false);
+        plan.instruction.set_has_repne_prefix(false);
         // Better now than half-way.
         if iced_x86::Encoder::new(64).encode(&plan.instruction, 0).is_err() {
             return Err(ForInterpreter);

@@ -16,7 +16,7 @@ use crate::memory::CodeMemory;
 use crate::stats::Stats;
 
 /// Room that a block may need, in bytes.
-const LARGEST_BLOCK: usize = 64 << 10;
+const LARGEST_BLOCK: usize = 256 << 10;
 
 /// Spreads numbers whose low bits differ most. A guest that makes its own collide is slow, no more.
 #[derive(Default)]
@@ -88,7 +88,7 @@ pub(crate) enum Found {
 impl CodeCache {
     pub(crate) fn new(len: usize) -> std::io::Result<Self> {
         Ok(Self {
-            memory: CodeMemory::new(len)?,
+            memory: CodeMemory::new(len.max(2 * LARGEST_BLOCK))?,
             blocks: Map::default(),
             crossings: Map::default(),
             pages: Map::default(),

@@ -100,9 +100,8 @@ impl Recipe {
         match self {
             Self::Saved => 0,
             Self::Again { from, .. } => *from,
-            Self::Test { result, .. } => bit(*result),
             Self::Redo { result, by: Operand::Register(number), .. } => bit(*result) | bit(*number),
-            Self::Redo { result, .. } => bit(*result),
+            Self::Test { result, .. } | Self::Redo { result, .. } => bit(*result),
         }
     }
 
@@ -187,15 +186,28 @@ impl Flags {
         }
     }
 
-    /// The stack pointer is about to grow by `by`, or shrink, and no flag changes.
-    pub(crate) fn before_moving_stack(&mut self, asm: &mut Asm, by: i32) {
-        if let Self::Host(Some(Recipe::Redo { result: RSP, by: Operand::Constant(_), wide: true, grown, .. }))
-        | Self::Lost(Recipe::Redo { result: RSP, by: Operand::Constant(_), wide: true, grown, .. }) = self
-        {
-            *grown += by;
-        } else {
+    /// The stack pointer is going to grow by a constant: later, when no scratch register may be changed.
+    pub(crate) fn prepare_moving_stack(&mut self, asm: &mut Asm) {
+        if !self.follow_stack(0) {
             self.before_writing(asm, bit(RSP));
         }
+    }
+
+    /// The stack pointer is about to grow by `by`, or shrink, and no flag changes.
+    pub(crate) fn before_moving_stack(&mut self, asm: &mut Asm, by: i32) {
+        if !self.follow_stack(by) {
+            self.before_writing(asm, bit(RSP));
+        }
+    }
+
+    /// Takes a move of the stack pointer into account, if the recipe can.
+    fn follow_stack(&mut self, by: i32) -> bool {
+        let (Self::Host(Some(recipe)) | Self::Lost(recipe)) = self else { return false };
+        let Recipe::Redo { result: RSP, by: Operand::Constant(_), wide: true, grown, .. } = recipe else {
+            return false;
+        };
+        *grown += by;
+        true
     }
 
     /// An instruction has set all of them.

@@ -70,24 +70,28 @@ fn string(machine: &mut Machine, context: &mut Context, what: u32) -> bool {
     while left > 0 {
         let to = context.gpr[RDI];
         let mut count = in_page(to, size, left);
+        // The source comes first: if it faults, nothing is written, and no page made dirty.
+        let mut source = None;
+        let from = context.gpr[RSI];
+        if what & 7 == help::MOVE {
+            count = in_page(from, size, count);
+            source = machine.interpreter.place(from, false);
+            if source.is_none() {
+                return false;
+            }
+        }
+        if count == 0 {
+            return false;
+        }
         let Some(at) = machine.interpreter.place(to, true) else { return false };
         if machine.interpreter.connections().ram.is_watched(at / PAGE_SIZE) {
             return false;
         }
-        if what & 7 == help::MOVE {
-            let from = context.gpr[RSI];
-            count = in_page(from, size, count);
-            if count == 0 {
-                return false;
-            }
-            let Some(source) = machine.interpreter.place(from, false) else { return false };
+        if let Some(source) = source {
             let ram = &machine.interpreter.connections().ram;
             ram.copy_upwards(source, at, (count * size) as usize);
             context.gpr[RSI] = from.wrapping_add(count * size);
         } else {
-            if count == 0 {
-                return false;
-            }
             let ram = &machine.interpreter.connections().ram;
             let (value, n) = (context.gpr[RAX], count as usize);
             match size {

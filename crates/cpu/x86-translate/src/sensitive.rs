@@ -21,12 +21,19 @@ impl Writer<'_> {
     pub(crate) fn sensitive(&mut self, i: &Instruction) -> Option<Result<bool, ForInterpreter>> {
         let kernel = self.is_supervisor();
         let outcome = match i.mnemonic() {
-            Mnemonic::Pushfq if i.code() == Code::Pushfq => self.push_flags(),
-            Mnemonic::Popfq if i.code() == Code::Popfq => self.pop_flags(),
+            Mnemonic::Pushfq if i.code() == Code::Pushfq => {
+                self.push_flags();
+                Ok(())
+            }
+            Mnemonic::Popfq if i.code() == Code::Popfq => {
+                self.pop_flags();
+                Ok(())
+            }
             Mnemonic::Cli if kernel => {
                 self.asm.store_context_value(offset::INTERRUPT_FLAG, 0);
                 Ok(())
             }
+            Mnemonic::Sti if kernel && self.ends_page() => Err(ForInterpreter),
             Mnemonic::Sti if kernel => {
                 self.leave_if_interrupts_wait();
                 self.asm.store_context_value(offset::INTERRUPT_FLAG, INTERRUPT_FLAG);
@@ -127,7 +134,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn push_flags(&mut self) -> Outcome {
+    fn push_flags(&mut self) {
         self.flags_wanted();
         self.asm.push_flags_to_r11();
         self.asm.store_context(offset::TEMPORARY, R11);
@@ -141,10 +148,9 @@ impl Writer<'_> {
         }
         self.asm.store_place(place, R11);
         self.move_stack(-8);
-        Ok(())
     }
 
-    fn pop_flags(&mut self) -> Outcome {
+    fn pop_flags(&mut self) {
         self.flags_lost();
         let place = self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
         self.asm.with_place(Op::Load, R10, place);
@@ -172,6 +178,5 @@ impl Writer<'_> {
         self.flags_saved();
         let stack = registers::host(4).unwrap_or(R11);
         self.asm.add_to(stack, stack, 8);
-        Ok(())
     }
 }

@@ -75,6 +75,13 @@ impl Tlb {
         }
     }
 
+    /// Forgets where writes go.
+    pub(crate) fn clear_writes(&mut self, tables: &mut [[Table; 2]; 3]) {
+        for ([_, filled], [_, table]) in self.filled.iter_mut().zip(tables) {
+            filled.forget(true, |n| table[n].tag = never(n));
+        }
+    }
+
     /// Forgets one page.
     pub(crate) fn clear_page(tables: &mut [[Table; 2]; 3], linear: u64) {
         let n = index(linear);

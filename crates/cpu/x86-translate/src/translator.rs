@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     jumps: Jumps,
     /// [`Assist::smap`] when the code was made.
     smap: bool,
+    /// The interpreter has run code of its own choice, and watches pages that the TLB may let stores into.
+    unseen: bool,
     /// What the blocks that each table of jumps leads to are made for.
     modes: [Option<Mode>; jumps::TABLES],
     stats: Stats,
@@ -78,6 +80,7 @@ impl Translator {
             interpreter: Interpreter::new(connections, model)?,
             cache,
             smap: false,
+            unseen: false,
             modes: [None; jumps::TABLES],
             stats: Stats::default(),
         };
@@ -165,7 +168,11 @@ impl Machine {
         let interpreter = &mut self.interpreter;
         let waits = interpreter.connections().attention.is_raised();
         let mut view = interpreter.view();
+        let mut tie = tie;
         if waits || view.is_none() {
+            // What comes between may lead anywhere, with other rights, and even to the jump's target.
+            tie = None;
+            self.unseen |= view.is_none();
             match interpreter.between_instructions() {
                 Between::Exit(exit) => return Next::Exit(exit),
                 Between::Stepped => return Next::Again,
@@ -174,6 +181,7 @@ impl Machine {
             view = interpreter.view();
         }
         let Some(view) = view else {
+            self.unseen = true;
             self.interpret();
             return Next::Again;
         };
@@ -205,7 +213,6 @@ impl Machine {
             return Next::Again;
         };
         match tie {
-            // An interrupt may have come between.
             Some((number, target)) if target == rip && found.may_be_tied() => {
                 self.cache.tie(number, code);
                 self.stats.ties += 1;
@@ -298,6 +305,9 @@ impl Machine {
 
     /// Forgets what is no longer true since translated code last ran.
     fn look_at_changes(&mut self, context: &mut Context) {
+        if std::mem::take(&mut self.unseen) {
+            self.tlb.clear_writes(&mut context.tlb);
+        }
         if self.cache.look_at_writes(&self.interpreter.connections().ram) {
             self.stats.invalidations += 1;
             self.jumps.clear(&mut context.jumps, true);
@@ -393,7 +403,7 @@ impl Machine {
         }
         *self.interpreter.gpr() = context.gpr;
         self.interpreter.set_rip(context.rip);
-        self.interpreter.set_arithmetic_flags(context.flags >> 8 & LAHF | (context.flags & 1) * OF);
+        self.interpreter.set_arithmetic_flags(context.flags >> 8 & LAHF | ((context.flags & 1) * OF));
         let flags = context.system_flags | context.interrupt_flag | context.access_flag;
         self.interpreter.set_system_flags(flags);
         self.interpreter.set_bases(context.bases);
@@ -419,6 +429,10 @@ unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u6
         return 0;
     }
     let Some(at) = machine.interpreter.place(linear, write) else { return 0 };
+    // Others may have written code, and so may have the marks that the walk sets in page tables.
+    if !machine.cache.is_up_to_date(&machine.interpreter.connections().ram) {
+        return 0;
+    }
     let ram = &machine.interpreter.connections().ram;
     if write && ram.is_watched(at / PAGE_SIZE) {
         return 0;

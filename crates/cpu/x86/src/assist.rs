@@ -173,7 +173,8 @@ impl Assist for Interpreter {
 
     fn view(&self) -> Option<View> {
         let core = &self.core;
-        if !core.long64 || core.slow || core.debugging {
+        // CPL 1 and 2 are supervisors to the page tables, but not to sensitive instructions; nobody uses them.
+        if !core.long64 || core.slow || core.debugging || matches!(core.cpl, 1 | 2) {
             return None;
         }
         match core.mmu.view() {
@@ -185,7 +186,8 @@ impl Assist for Interpreter {
     }
 
     fn sse(&self) -> bool {
-        !self.core.sse_off
+        const RESERVED: u32 = !0xffff;
+        !self.core.sse_off && self.core.mxcsr & RESERVED == 0
     }
 
     fn sse_unmasked(&self) -> bool {

@@ -63,6 +63,7 @@ pub fn reason(case: &Case, native: &Outcome, differences: &[Difference]) -> Opti
         {
             Some("what a division leaves of the flags shows if the next instruction cannot be fetched")
         }
+        M::Pause => Some("the decoder takes `xchg r8d, eax` for `pause` when a repetition is in front of it"),
         M::Ud1 if native.end == End::Invalid && only("end") => {
             Some("the host does not wait for the operand of an instruction that is invalid anyway")
         }
