@@ -78,7 +78,8 @@ pub enum Verdict {
 struct Nothing;
 impl Bus for Nothing {}
 
-struct Side {
+/// A guest on one engine.
+pub struct Side {
     vcpu: Box<dyn Vcpu>,
     ram: GuestRam,
     attention: Arc<Attention>,
@@ -101,7 +102,7 @@ pub fn translator(connections: Connections) -> Box<dyn Vcpu> {
 }
 
 impl Side {
-    fn new(factory: Factory, interrupts: Arc<dyn Interrupts>) -> Self {
+    pub fn new(factory: Factory, interrupts: Arc<dyn Interrupts>) -> Self {
         let ram = GuestRam::new(&[(Gpa(0), RAM)]).expect("so little can be had");
         let attention = Arc::new(Attention::default());
         let clock = Clock::new();
@@ -118,7 +119,17 @@ impl Side {
         Self { vcpu, ram, attention }
     }
 
-    fn run(&mut self, state: &State, image: &[u8]) -> Exit {
+    /// How others reach it while it runs.
+    pub fn attention(&self) -> Arc<Attention> {
+        Arc::clone(&self.attention)
+    }
+
+    pub fn state(&self) -> State {
+        self.vcpu.state()
+    }
+
+    /// Runs from a state, with this in RAM.
+    pub fn run(&mut self, state: &State, image: &[u8]) -> Exit {
         // Only what differs is written: code that stays the same stays translated.
         let mut page = [0; PAGE as usize];
         for (n, wanted) in image.chunks(PAGE as usize).enumerate() {
@@ -133,7 +144,7 @@ impl Side {
         self.vcpu.run().expect("it runs")
     }
 
-    fn memory(&self) -> Vec<u8> {
+    pub fn memory(&self) -> Vec<u8> {
         let mut memory = vec![0; RAM as usize];
         self.ram.read(Gpa(0), &mut memory).expect("inside RAM");
         memory
@@ -147,6 +158,8 @@ pub struct Pair {
     image: Vec<u8>,
     /// Runs begun and ended.
     steps: Arc<AtomicU64>,
+    /// How long a run may take, in milliseconds; a little more or less.
+    patience: Arc<AtomicU64>,
 }
 
 impl Default for Pair {
@@ -160,9 +173,10 @@ impl Pair {
     fn of(sides: [Side; 2]) -> Self {
         let steps = Arc::new(AtomicU64::new(0));
         let attentions = [0, 1].map(|n| Arc::downgrade(&sides[n].attention));
-        let watched = Arc::downgrade(&steps);
-        thread::spawn(move || watch(&watched, &attentions));
-        let mut pair = Self { sides, image: vec![0; RAM as usize], steps };
+        let patience = Arc::new(AtomicU64::new(120));
+        let (watched, limit) = (Arc::downgrade(&steps), Arc::clone(&patience));
+        thread::spawn(move || watch(&watched, &attentions, &limit));
+        let mut pair = Self { sides, image: vec![0; RAM as usize], steps, patience };
         pair.prepare();
         pair
     }
@@ -176,6 +190,11 @@ impl Pair {
         self.put(physical, &value.to_le_bytes());
     }
 
+    /// What RAM holds when a run begins.
+    pub fn image(&self) -> &[u8] {
+        &self.image
+    }
+
     /// Bytes of [`CODE`].
     pub fn put_code(&mut self, linear: u64, bytes: &[u8]) {
         let at = CODE.physical + (linear - CODE.linear);
@@ -185,6 +204,11 @@ impl Pair {
     /// Nothing but breakpoints.
     pub fn clear_code(&mut self) {
         self.put(CODE.physical, &[0xcc; (CODE.pages * PAGE) as usize]);
+    }
+
+    /// A run may take this many milliseconds; what takes longer has no end.
+    pub fn be_patient(&mut self, milliseconds: u64) {
+        self.patience.store(milliseconds, Ordering::Relaxed);
     }
 
     fn prepare(&mut self) {
@@ -319,16 +343,18 @@ impl Pair {
     }
 }
 
-fn watch(steps: &Weak<AtomicU64>, attentions: &[Weak<Attention>; 2]) {
-    let mut before = 0;
+fn watch(steps: &Weak<AtomicU64>, attentions: &[Weak<Attention>; 2], patience: &AtomicU64) {
+    const TICK: u64 = 40;
+    let (mut before, mut ticks) = (0, 0);
     while let Some(counter) = steps.upgrade() {
         let now = counter.load(Ordering::Relaxed);
         drop(counter);
-        if now == before && now % 2 == 1 {
+        ticks = if now == before && now % 2 == 1 { ticks + 1 } else { 0 };
+        if ticks * TICK >= patience.load(Ordering::Relaxed) {
             attentions.iter().filter_map(Weak::upgrade).for_each(|attention| attention.kick());
         }
         before = now;
-        thread::sleep(Duration::from_millis(60));
+        thread::sleep(Duration::from_millis(TICK));
     }
 }
 
