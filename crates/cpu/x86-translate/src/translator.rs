@@ -239,7 +239,7 @@ impl Machine {
                 features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
             };
             let second = if CodeCache::crosses(at, &self.interpreter.connections().ram, &decoding) {
-                let next = (linear | PAGE_SIZE as u64 - 1).wrapping_add(1);
+                let next = (linear | (PAGE_SIZE as u64 - 1)).wrapping_add(1);
                 Some(self.interpreter.place_code(next)?)
             } else {
                 None
@@ -274,7 +274,7 @@ impl Machine {
     ) {
         let mut global = self.interpreter.is_global(linear);
         if crossing {
-            let next = (linear | PAGE_SIZE as u64 - 1).wrapping_add(1);
+            let next = (linear | (PAGE_SIZE as u64 - 1)).wrapping_add(1);
             global &= self.interpreter.is_global(next);
             self.jumps.add_page(next);
         }

@@ -547,7 +547,7 @@ fn interrupted(
         let begin = Instant::now();
         let mut rng = fastrand::Rng::with_seed(1);
         while ended.load(Ordering::SeqCst) == 0 {
-            if begin.elapsed() > Duration::from_secs(60) {
+            if begin.elapsed() > Duration::from_mins(1) {
                 attention.kick();
             }
             pulsing.asked.fetch_add(1, Ordering::SeqCst);
