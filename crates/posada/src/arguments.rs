@@ -65,8 +65,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "MODEL", default_value = "x86-64-v2")]
     pub cpu: String,
 
-    /// Who carries out the guest's instructions: interpret
-    #[arg(long, value_name = "ENGINE", default_value = "interpret", value_parser = Engine::from_str)]
+    /// Who carries out the guest's instructions: translate (on the host's processor, rewritten) or interpret (one
+    /// by one)
+    #[arg(long, value_name = "ENGINE", default_value_t, value_parser = Engine::from_str)]
     pub engine: Engine,
 
     /// End the run when the guest resets the machine

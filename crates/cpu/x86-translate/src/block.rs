@@ -1,7 +1,8 @@
 //! One block: from the guest's bytes to the host's.
 
 use iced_x86::{
-    Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+    Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register, RflagsBits,
 };
 
 use crate::asm::{Asm, Condition, Hole, Op, Place, Sum};
@@ -43,7 +44,11 @@ impl Mode {
     /// All of it.
     pub(crate) fn key(self) -> u64 {
         let bit = |set: bool, n: u32| u64::from(set) << n;
-        u64::from(self.view) | bit(self.vectors, 2) | bit(self.unmasked, 3) | bit(self.x87, 4) | bit(self.avx, 5)
+        u64::from(self.view)
+            | bit(self.vectors, 2)
+            | bit(self.unmasked, 3)
+            | bit(self.x87, 4)
+            | bit(self.avx, 5)
     }
 
     /// What has this [`key`](Self::key).
@@ -248,12 +253,19 @@ impl<'a> Writer<'a> {
         self.items_from(0);
         self.write_stubs();
         let instructions = self.items.len();
-        Written { code: self.asm.finish(), ties: self.ties, body: self.body, recoveries: self.recoveries, instructions }
+        Written {
+            code: self.asm.finish(),
+            ties: self.ties,
+            body: self.body,
+            recoveries: self.recoveries,
+            instructions,
+        }
     }
 
     /// Writes the block's two entries: see [`SAVED_ENTRY`].
     fn entries(&mut self) {
-        self.loses_flags = self.items.iter().find_map(|item| classify::first_use(&item.instruction)) == Some(false);
+        self.loses_flags =
+            self.items.iter().find_map(|item| classify::first_use(&item.instruction)) == Some(false);
         if self.loses_flags {
             self.asm.save_flags(offset::FLAGS);
             debug_assert_eq!(self.asm.len(), SAVED_ENTRY);
@@ -284,10 +296,8 @@ impl<'a> Writer<'a> {
             }
             let good = !instruction.is_invalid() && (self.features)(&instruction);
             self.items.push(Item { instruction, at, next, good });
-            let goes_on = matches!(
-                instruction.flow_control(),
-                FlowControl::Next | FlowControl::ConditionalBranch
-            );
+            let goes_on =
+                matches!(instruction.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch);
             if !good || !goes_on || classify::ends_block(&instruction) {
                 break;
             }
@@ -597,7 +607,11 @@ impl<'a> Writer<'a> {
             OpKind::Memory => i.memory_size().size() == 8 && self.memory_operand(i).is_ok(),
             _ => false,
         };
-        if good && matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call) && !i.is_jmp_far_indirect() && !i.is_call_far_indirect() {
+        if good
+            && matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call)
+            && !i.is_jmp_far_indirect()
+            && !i.is_call_far_indirect()
+        {
             Ok(())
         } else {
             Err(ForInterpreter)
@@ -621,7 +635,8 @@ impl<'a> Writer<'a> {
 
     /// Stores the address of the next instruction where the stack's top will be.
     fn push_next(&mut self) {
-        let place = self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        let place =
+            self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
         self.asm.with_context(Op::Load, R11, offset::CODE_BASE);
         self.asm.add_to(R11, R11, self.next as i32);
         self.asm.store_place(place, R11);
@@ -675,7 +690,8 @@ impl<'a> Writer<'a> {
         self.poll();
         self.flags.prepare_moving_stack(&mut self.asm);
         self.flags.lose(&mut self.asm);
-        let place = self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        let place =
+            self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
         self.asm.with_place(Op::Load, R10, place);
         self.find_jump();
         self.move_stack(8 + released);
@@ -709,7 +725,8 @@ impl<'a> Writer<'a> {
             _ if register.is_gpr64() || register.is_gpr32() => Ok(registers::number(register)),
             _ => Err(ForInterpreter),
         };
-        let sizes = [base, index].map(|register| if register == Register::None { 8 } else { register.size() });
+        let sizes =
+            [base, index].map(|register| if register == Register::None { 8 } else { register.size() });
         // An absolute 32-bit address, which is not sign-extended, is rare.
         let absolute = base == Register::None && index == Register::None;
         if absolute && i.memory_displ_size() != 8 {
@@ -789,8 +806,14 @@ impl<'a> Writer<'a> {
 
     /// [`access`](Self::access), if it belongs to a group.
     fn access_in_group(&mut self, access: &Access) -> Option<Place> {
-        let Address { base: Some(base), index: None, displacement, in_code: false, segment: None, wide: true } =
-            access.address
+        let Address {
+            base: Some(base),
+            index: None,
+            displacement,
+            in_code: false,
+            segment: None,
+            wide: true,
+        } = access.address
         else {
             return None;
         };
@@ -828,7 +851,9 @@ impl<'a> Writer<'a> {
 
     /// `r10` is still what an access with `place` has left there.
     fn keep_r10(&mut self, access: &Access, place: Place) {
-        if place.index.is_some() && let Some(base) = access.address.base {
+        if place.index.is_some()
+            && let Some(base) = access.address.base
+        {
             let moved = if base == RSP { self.moved } else { 0 };
             let distance = access.address.displacement + moved;
             let has = |g: &Group| g.has(self.item, base, distance, access.size as i32, access.write);
@@ -1091,8 +1116,7 @@ impl<'a> Writer<'a> {
 
     /// How an instruction is copied: with which operands, and what must be done before and after.
     fn plan(&mut self, i: &Instruction, memory: Option<u32>) -> Result<Plan, ForInterpreter> {
-        let mut plan =
-            Plan { instruction: *i, access: None, spilled: [None; 2], written: 0 };
+        let mut plan = Plan { instruction: *i, access: None, spilled: [None; 2], written: 0 };
         let mut write = false;
         let info = self.info.info(i);
         for used in info.used_registers() {
@@ -1182,11 +1206,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn scratch_for(
-        &mut self,
-        guest: u8,
-        free: &mut impl Iterator<Item = u8>,
-    ) -> Result<u8, ForInterpreter> {
+    fn scratch_for(&mut self, guest: u8, free: &mut impl Iterator<Item = u8>) -> Result<u8, ForInterpreter> {
         if let Some((_, scratch)) = self.spilled.iter().flatten().find(|(known, _)| *known == guest) {
             return Ok(*scratch);
         }

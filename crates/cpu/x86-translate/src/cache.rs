@@ -80,7 +80,9 @@ pub(crate) struct Code {
 pub(crate) enum Found {
     Known,
     /// Translated now; `page`: its page had no other block before, and is watched from now on.
-    New { page: bool },
+    New {
+        page: bool,
+    },
     /// The same, and everything else has been forgotten.
     NewAlone,
 }

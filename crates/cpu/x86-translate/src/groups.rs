@@ -6,7 +6,9 @@
 //! address and the host's. If the bytes lie in two pages, or somewhere that needs more care, the rest of the block
 //! is carried out without such groups.
 
-use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{
+    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+};
 
 use crate::context::register::RSP;
 use crate::registers;
@@ -70,7 +72,9 @@ pub(crate) fn stack_effect(i: &Instruction, written: u16) -> StackEffect {
     match i.mnemonic() {
         Mnemonic::Push | Mnemonic::Pushfq => StackEffect::Moves(i.stack_pointer_increment()),
         Mnemonic::Pop | Mnemonic::Popfq if !is_rsp => StackEffect::Moves(i.stack_pointer_increment()),
-        Mnemonic::Add | Mnemonic::Sub if is_rsp && !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory) => {
+        Mnemonic::Add | Mnemonic::Sub
+            if is_rsp && !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory) =>
+        {
             let by = constant().filter(|by| by.unsigned_abs() < 1 << 20);
             let sign = if i.mnemonic() == Mnemonic::Add { 1 } else { -1 };
             by.map_or(StackEffect::Unknown, |by| StackEffect::Moves(sign * by))
@@ -122,7 +126,9 @@ fn stack_access(i: &Instruction) -> Option<Plain> {
         Mnemonic::Leave => Some((RBP, 0, 8, false)),
         _ => match i.flow_control() {
             FlowControl::Call | FlowControl::IndirectCall => Some((RSP, -8, 8, true)),
-            FlowControl::Return if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => Some((RSP, 0, 8, false)),
+            FlowControl::Return if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => {
+                Some((RSP, 0, 8, false))
+            }
             _ => None,
         },
     }

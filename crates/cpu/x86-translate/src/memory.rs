@@ -20,8 +20,9 @@ impl Mapping {
     pub(crate) fn zeroed(len: usize) -> std::io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel chooses where; nothing that exists is touched.
-        let start =
-            unsafe { mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE | MapFlags::NORESERVE) }?;
+        let start = unsafe {
+            mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE | MapFlags::NORESERVE)
+        }?;
         Self::new(start.cast(), len)
     }
 

@@ -64,7 +64,9 @@ impl Writer<'_> {
                 Ok(())
             }
             // One of them has the name of an SSE instruction.
-            Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq if i.is_string_instruction() => {
+            Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq
+                if i.is_string_instruction() =>
+            {
                 self.string(i, help::MOVE)
             }
             Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
@@ -140,7 +142,8 @@ impl Writer<'_> {
         self.asm.store_context(offset::TEMPORARY, R11);
         // After a look into the TLB they are in memory, whatever they were.
         self.flags_lost();
-        let place = self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        let place =
+            self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
         self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
         self.asm.with_value(Op::And, false, R11, ARITHMETIC);
         for flags in [offset::SYSTEM_FLAGS, offset::INTERRUPT_FLAG, offset::ACCESS_FLAG] {
@@ -152,7 +155,8 @@ impl Writer<'_> {
 
     fn pop_flags(&mut self) {
         self.flags_lost();
-        let place = self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        let place =
+            self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
         self.asm.with_place(Op::Load, R10, place);
         // Only the interrupt flag may change, besides the arithmetic ones, and only to 0 while an interrupt waits.
         self.asm.mov(R11, R10);

@@ -13,11 +13,11 @@ use crate::cache::{Code, CodeCache, Decoding, Found};
 use crate::context::Context;
 use crate::entry::{self, reason};
 use crate::fault::{Guard, Guarded};
+use crate::helpers::helper;
+use crate::jumps::{self, Jumps};
 use crate::memory::Mapping;
 use crate::stats::Stats;
-use crate::jumps::{self, Jumps};
 use crate::tlb::Tlb;
-use crate::helpers::helper;
 
 /// Bytes of code, unless told otherwise.
 pub const DEFAULT_CODE_CACHE: usize = 64 << 20;
@@ -59,11 +59,7 @@ impl Drop for Translator {
 impl Translator {
     /// A virtual CPU in its reset state, with room for `code_cache` bytes of code.
     pub fn new(connections: Connections, model: Model, code_cache: usize) -> Result<Self, Error> {
-        let lacks = [
-            ("AVX2", std::arch::is_x86_feature_detected!("avx2")),
-            ("BMI2", std::arch::is_x86_feature_detected!("bmi2")),
-        ];
-        if let Some((name, _)) = lacks.iter().find(|(_, there)| !there) {
+        if let Some(name) = lacking() {
             return Err(Error::Unsupported(format!(
                 "the translator needs a host processor with {name}; take the engine \"interpret\""
             )));
@@ -89,6 +85,11 @@ impl Translator {
         c.machine = machine.as_ptr().cast();
         c.routines = entry::routines(access, helper);
         Ok(Self { machine, context, _mapping: mapping })
+    }
+
+    /// Whether this host's processor has what translated code needs.
+    pub fn is_supported() -> bool {
+        lacking().is_none()
     }
 
     fn parts(&mut self) -> (&mut Machine, &mut Context) {
@@ -131,6 +132,15 @@ impl Translator {
             }
         }
     }
+}
+
+/// What the host's processor lacks.
+fn lacking() -> Option<&'static str> {
+    let needs = [
+        ("AVX2", std::arch::is_x86_feature_detected!("avx2")),
+        ("BMI2", std::arch::is_x86_feature_detected!("bmi2")),
+    ];
+    needs.iter().find(|(_, there)| !there).map(|(name, _)| *name)
 }
 
 enum Next {
@@ -264,14 +274,7 @@ impl Machine {
     }
 
     /// Remembers where the code for `linear` is, which may be one instruction in two pages.
-    fn remember_jump(
-        &mut self,
-        context: &mut Context,
-        mode: Mode,
-        linear: u64,
-        code: Code,
-        crossing: bool,
-    ) {
+    fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code, crossing: bool) {
         let mut global = self.interpreter.is_global(linear);
         if crossing {
             let next = (linear | (PAGE_SIZE as u64 - 1)).wrapping_add(1);

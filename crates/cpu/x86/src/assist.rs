@@ -7,10 +7,10 @@
 use posada_vcpu::x86::{X87, cr0, cr4, rflags};
 use posada_vcpu::{Connections, Exit};
 
-use crate::{Interpreter, Model};
 use crate::core::segment;
 use crate::mmu::{self, Access, Place, Stale};
 use crate::op::Stop;
+use crate::{Interpreter, Model};
 
 /// CF, PF, AF, ZF, SF and OF.
 const ARITHMETIC: u64 = 0x8d5;

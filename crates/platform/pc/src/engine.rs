@@ -18,10 +18,9 @@ use crate::Error;
 /// assert!("magic".parse::<Engine>().unwrap_err().to_string().contains("interpret"));
 /// # Ok::<(), posada_pc::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// The interpreter: every instruction is a call.
-    #[default]
     Interpret,
     /// The translator: instructions run on the host's processor, rewritten.
     Translate,
@@ -40,6 +39,13 @@ impl Engine {
             }
         };
         made.map_err(|cause| Error::Engine { cpu, cause })
+    }
+}
+
+impl Default for Engine {
+    /// The fastest that this host can have.
+    fn default() -> Self {
+        if Translator::is_supported() { Self::Translate } else { Self::Interpret }
     }
 }
 
