@@ -20,7 +20,7 @@ use crate::stats::Stats;
 use crate::tlb::Tlb;
 
 /// Bytes of code, unless told otherwise.
-pub const DEFAULT_CODE_CACHE: usize = 64 << 20;
+pub const DEFAULT_CODE_CACHE: usize = 256 << 20;
 
 /// Everything that translated code's calls back need.
 pub(crate) struct Machine {
