@@ -61,7 +61,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
 
-    /// Processor model: x86-64-v1 or x86-64-v2
+    /// Processor model: x86-64-v1 or x86-64-v2; with the engine "translate" also x86-64-v3 or host
     #[arg(long, value_name = "MODEL", default_value = "x86-64-v2")]
     pub cpu: String,
 

@@ -21,8 +21,8 @@ pub enum Exit {
 /// An engine cannot go on, or will not take a state.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The state asks for something that this engine does not do.
-    #[error("this engine cannot take the state: {0}")]
+    /// A state or a CPU model asks for something that this engine does not do.
+    #[error("this engine cannot do what is asked: {0}")]
     Unsupported(String),
     /// The engine itself failed.
     #[error("the engine failed: {0}")]

@@ -30,7 +30,7 @@ pub(crate) struct Mode {
     pub(crate) unmasked: bool,
     /// x87 and MMX instructions may run on the host, with `vectors`.
     pub(crate) x87: bool,
-    /// So may those with VEX prefixes that are about vectors.
+    /// So may those with VEX prefixes that are about vectors; only with `vectors`.
     pub(crate) avx: bool,
 }
 
@@ -55,6 +55,11 @@ impl Mode {
     pub(crate) fn from_key(key: u64) -> Self {
         let bit = |n: u32| key >> n & 1 != 0;
         Self { view: (key & 3) as u8, vectors: bit(2), unmasked: bit(3), x87: bit(4), avx: bit(5) }
+    }
+
+    /// Which of the context's routines are for it.
+    pub(crate) fn routine(self) -> i32 {
+        i32::from(self.vectors) + i32::from(self.avx)
     }
 
     /// Where jumps to other pages find their targets: which of the context's tables.
@@ -86,6 +91,8 @@ pub(crate) struct Written {
     pub(crate) body: usize,
     /// Where an exception may be raised, and where to go on then.
     pub(crate) recoveries: Vec<(usize, usize)>,
+    /// It begins with an instruction that could run on the host if the vector registers were in the host's.
+    pub(crate) wants_vectors: bool,
     /// Guest instructions in it.
     pub(crate) instructions: usize,
 }
@@ -253,11 +260,14 @@ impl<'a> Writer<'a> {
         self.items_from(0);
         self.write_stubs();
         let instructions = self.items.len();
+        let wants_vectors = !self.mode.vectors
+            && self.items.first().is_some_and(|item| item.good && classify::wants_vectors(&item.instruction));
         Written {
             code: self.asm.finish(),
             ties: self.ties,
             body: self.body,
             recoveries: self.recoveries,
+            wants_vectors,
             instructions,
         }
     }
@@ -374,7 +384,7 @@ impl<'a> Writer<'a> {
         flags.write_back(&mut self.asm);
         self.asm.value(R10, distance);
         self.asm.unsigned(R11, reason);
-        self.asm.jump_context(offset::LEAVE + 8 * i32::from(self.mode.vectors));
+        self.asm.jump_context(offset::LEAVE + 8 * self.mode.routine());
     }
 
     /// Leaves the current instruction to the interpreter if the jump is taken.
@@ -409,7 +419,7 @@ impl<'a> Writer<'a> {
                             | u32::from(access.aligned) << 10
                             | at << 16;
                         self.asm.unsigned(R11, what);
-                        self.asm.call_context(offset::SLOW_ACCESS + 8 * i32::from(self.mode.vectors));
+                        self.asm.call_context(offset::SLOW_ACCESS + 8 * self.mode.routine());
                         self.asm.jump_back(resume);
                     }
                     StubKind::Find(at, resume) => {
@@ -886,7 +896,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn call_help(&mut self) {
-        self.asm.call_context(offset::HELP + 8 * i32::from(self.mode.vectors));
+        self.asm.call_context(offset::HELP + 8 * self.mode.routine());
     }
 
     pub(crate) fn flags_lost(&mut self) {

@@ -73,6 +73,8 @@ pub(crate) struct Code {
     pub(crate) saved: usize,
     /// For jumps with the flags in the host's.
     pub(crate) body: usize,
+    /// See [`crate::block::Written`].
+    pub(crate) wants_vectors: bool,
 }
 
 /// What [`CodeCache::find`] had to do.
@@ -228,7 +230,7 @@ impl CodeCache {
         self.recoveries.extend(written.recoveries);
         stats.blocks += 1;
         stats.instructions += written.instructions as u64;
-        Code { saved: place + SAVED_ENTRY, body: place + written.body }
+        Code { saved: place + SAVED_ENTRY, body: place + written.body, wants_vectors: written.wants_vectors }
     }
 
     /// Whether no page has been written since [`look_at_writes`](Self::look_at_writes) last looked.

@@ -196,6 +196,12 @@ fn has_only_plain_operands(i: &Instruction) -> bool {
     registers && !bits && !implied && !i.is_vsib()
 }
 
+/// Whether an instruction could run on the host if the vector registers were in the host's, in a supervisor's view.
+pub(crate) fn wants_vectors(i: &Instruction) -> bool {
+    let (without, with) = (Mode { vectors: false, ..Mode::ALL }, Mode { x87: false, ..Mode::ALL });
+    classify(i, without) == Class::Interpret && classify(i, with) == Class::Copy
+}
+
 /// Whether the x87 unit's state must be the guest's for an instruction: also for those on MMX registers, which are
 /// part of it.
 pub(crate) fn uses_x87(i: &Instruction) -> bool {
@@ -319,6 +325,8 @@ pub(crate) fn needs_alignment(i: &Instruction, size: u32) -> bool {
         | M::Movdqu
         | M::Lddqu
         | M::Pcmpestri
+        | M::Pcmpestri64
+        | M::Pcmpestrm64
         | M::Pcmpestrm
         | M::Pcmpistri
         | M::Pcmpistrm => false,

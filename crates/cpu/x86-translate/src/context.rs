@@ -69,9 +69,9 @@ pub(crate) struct Context {
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Routines {
-    pub(crate) leave: [usize; 2],
-    pub(crate) slow_access: [usize; 2],
-    pub(crate) help: [usize; 2],
+    pub(crate) leave: [usize; 3],
+    pub(crate) slow_access: [usize; 3],
+    pub(crate) help: [usize; 3],
     /// Called before x87 instructions: makes sure that the guest's state is loaded.
     pub(crate) x87: usize,
     /// Called by `slow_access`.

@@ -3,7 +3,8 @@
 //! While translated code runs, the host's `gs` base is the [`Context`]'s address; guest registers are in the host's
 //! as [`crate::registers`] says; the arithmetic flags are the guest's; `rsp` is the host's stack, to which
 //! translated code has nothing to add. In a user's view the vector registers and `mxcsr` are the guest's, too; in
-//! a supervisor's, who hardly ever uses them, they stay in memory.
+//! a supervisor's, who hardly ever uses them, they stay in memory until they are asked for. Their upper halves are the
+//! guest's only if it may use AVX; without that, they are zeros, and the guest's stay in memory.
 
 use std::arch::naked_asm;
 use std::mem::offset_of;
@@ -23,9 +24,21 @@ pub(crate) mod reason {
 /// The routines, for translated code to find.
 pub(crate) fn routines(access: Helper, helper: Helper) -> Routines {
     Routines {
-        leave: [leave as *const () as usize, leave_with_vectors as *const () as usize],
-        slow_access: [slow_access as *const () as usize, slow_access_with_vectors as *const () as usize],
-        help: [help as *const () as usize, help_with_vectors as *const () as usize],
+        leave: [
+            leave as *const () as usize,
+            leave_with_vectors as *const () as usize,
+            leave_with_wide_vectors as *const () as usize,
+        ],
+        slow_access: [
+            slow_access as *const () as usize,
+            slow_access_with_vectors as *const () as usize,
+            slow_access_with_wide_vectors as *const () as usize,
+        ],
+        help: [
+            help as *const () as usize,
+            help_with_vectors as *const () as usize,
+            help_with_wide_vectors as *const () as usize,
+        ],
         x87: load_x87 as *const () as usize,
         access: access as *const () as usize,
         helper: helper as *const () as usize,
@@ -35,56 +48,89 @@ pub(crate) fn routines(access: Helper, helper: Helper) -> Routines {
 /// What translated code has done outside: with an address or another number, and what to do.
 pub(crate) type Helper = unsafe extern "C" fn(*mut Context, u64, u32) -> u64;
 
-/// Takes the vector registers from where the address in a register says.
+/// Takes the vector registers from where the address in a register says; `$kind` is "x" for their lower halves, "y"
+/// for all.
 macro_rules! load_vectors {
-    ($at:literal) => {
+    ($kind:literal, $at:literal) => {
         concat!(
-            "vmovdqu xmm0, [",
+            "vmovdqu ",
+            $kind,
+            "mm0, [",
             $at,
             " + 0x0]\n",
-            "vmovdqu xmm1, [",
+            "vmovdqu ",
+            $kind,
+            "mm1, [",
             $at,
             " + 0x20]\n",
-            "vmovdqu xmm2, [",
+            "vmovdqu ",
+            $kind,
+            "mm2, [",
             $at,
             " + 0x40]\n",
-            "vmovdqu xmm3, [",
+            "vmovdqu ",
+            $kind,
+            "mm3, [",
             $at,
             " + 0x60]\n",
-            "vmovdqu xmm4, [",
+            "vmovdqu ",
+            $kind,
+            "mm4, [",
             $at,
             " + 0x80]\n",
-            "vmovdqu xmm5, [",
+            "vmovdqu ",
+            $kind,
+            "mm5, [",
             $at,
             " + 0xa0]\n",
-            "vmovdqu xmm6, [",
+            "vmovdqu ",
+            $kind,
+            "mm6, [",
             $at,
             " + 0xc0]\n",
-            "vmovdqu xmm7, [",
+            "vmovdqu ",
+            $kind,
+            "mm7, [",
             $at,
             " + 0xe0]\n",
-            "vmovdqu xmm8, [",
+            "vmovdqu ",
+            $kind,
+            "mm8, [",
             $at,
             " + 0x100]\n",
-            "vmovdqu xmm9, [",
+            "vmovdqu ",
+            $kind,
+            "mm9, [",
             $at,
             " + 0x120]\n",
-            "vmovdqu xmm10, [",
+            "vmovdqu ",
+            $kind,
+            "mm10, [",
             $at,
             " + 0x140]\n",
-            "vmovdqu xmm11, [",
+            "vmovdqu ",
+            $kind,
+            "mm11, [",
             $at,
             " + 0x160]\n",
-            "vmovdqu xmm12, [",
+            "vmovdqu ",
+            $kind,
+            "mm12, [",
             $at,
             " + 0x180]\n",
-            "vmovdqu xmm13, [",
+            "vmovdqu ",
+            $kind,
+            "mm13, [",
             $at,
             " + 0x1a0]\n",
-            "vmovdqu xmm14, [",
+            "vmovdqu ",
+            $kind,
+            "mm14, [",
             $at,
             " + 0x1c0]\n",
-            "vmovdqu xmm15, [",
+            "vmovdqu ",
+            $kind,
+            "mm15, [",
             $at,
             " + 0x1e0]\n",
         )
@@ -155,25 +201,6 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
     )
 }
 
-/// [`enter`] for code of a view whose vector registers are in the host's.
-///
-/// # Safety
-/// As for [`enter`], but for the view; the host has AVX.
-#[unsafe(naked)]
-pub(crate) unsafe extern "C" fn enter_with_vectors(code: usize) -> u32 {
-    naked_asm!(
-        "stmxcsr gs:[{host_mxcsr}]",
-        "ldmxcsr gs:[{mxcsr}]",
-        "mov rax, gs:[{ymm}]",
-        load_vectors!("rax"),
-        "jmp {enter}",
-        ymm = const offset_of!(Context, ymm),
-        mxcsr = const offset_of!(Context, mxcsr),
-        host_mxcsr = const offset_of!(Context, host_mxcsr),
-        enter = sym enter,
-    )
-}
-
 /// Puts all guest registers where the context has them. Changes `rax`.
 macro_rules! save_registers {
     () => {
@@ -198,26 +225,60 @@ macro_rules! save_registers {
 
 /// Puts the vector registers where the context has them, and the host's control register back. Changes `rax`.
 macro_rules! save_vectors {
-    () => {
-        "mov rax, gs:[{ymm}]
-         vmovdqu [rax], xmm0
-         vmovdqu [rax + 0x20], xmm1
-         vmovdqu [rax + 0x40], xmm2
-         vmovdqu [rax + 0x60], xmm3
-         vmovdqu [rax + 0x80], xmm4
-         vmovdqu [rax + 0xa0], xmm5
-         vmovdqu [rax + 0xc0], xmm6
-         vmovdqu [rax + 0xe0], xmm7
-         vmovdqu [rax + 0x100], xmm8
-         vmovdqu [rax + 0x120], xmm9
-         vmovdqu [rax + 0x140], xmm10
-         vmovdqu [rax + 0x160], xmm11
-         vmovdqu [rax + 0x180], xmm12
-         vmovdqu [rax + 0x1a0], xmm13
-         vmovdqu [rax + 0x1c0], xmm14
-         vmovdqu [rax + 0x1e0], xmm15
-         stmxcsr gs:[{mxcsr}]
-         ldmxcsr gs:[{host_mxcsr}]"
+    ($kind:literal) => {
+        concat!(
+            "mov rax, gs:[{ymm}]\n",
+            "vmovdqu [rax + 0x0], ",
+            $kind,
+            "mm0\n",
+            "vmovdqu [rax + 0x20], ",
+            $kind,
+            "mm1\n",
+            "vmovdqu [rax + 0x40], ",
+            $kind,
+            "mm2\n",
+            "vmovdqu [rax + 0x60], ",
+            $kind,
+            "mm3\n",
+            "vmovdqu [rax + 0x80], ",
+            $kind,
+            "mm4\n",
+            "vmovdqu [rax + 0xa0], ",
+            $kind,
+            "mm5\n",
+            "vmovdqu [rax + 0xc0], ",
+            $kind,
+            "mm6\n",
+            "vmovdqu [rax + 0xe0], ",
+            $kind,
+            "mm7\n",
+            "vmovdqu [rax + 0x100], ",
+            $kind,
+            "mm8\n",
+            "vmovdqu [rax + 0x120], ",
+            $kind,
+            "mm9\n",
+            "vmovdqu [rax + 0x140], ",
+            $kind,
+            "mm10\n",
+            "vmovdqu [rax + 0x160], ",
+            $kind,
+            "mm11\n",
+            "vmovdqu [rax + 0x180], ",
+            $kind,
+            "mm12\n",
+            "vmovdqu [rax + 0x1a0], ",
+            $kind,
+            "mm13\n",
+            "vmovdqu [rax + 0x1c0], ",
+            $kind,
+            "mm14\n",
+            "vmovdqu [rax + 0x1e0], ",
+            $kind,
+            "mm15\n",
+            "stmxcsr gs:[{mxcsr}]\n",
+            "ldmxcsr gs:[{host_mxcsr}]\n",
+        )
     };
 }
 
@@ -243,22 +304,6 @@ unsafe extern "C" fn leave() {
         base = const offset_of!(Context, code_base),
         rip = const offset_of!(Context, rip),
         host_rsp = const offset_of!(Context, host_rsp),
-    )
-}
-
-/// [`leave`], from code of a view whose vector registers are in the host's.
-#[unsafe(naked)]
-unsafe extern "C" fn leave_with_vectors() {
-    naked_asm!(
-        "mov gs:[{gpr} + 0x00], rax",
-        save_vectors!(),
-        "mov rax, gs:[{gpr} + 0x00]",
-        "jmp {leave}",
-        gpr = const offset_of!(Context, gpr),
-        ymm = const offset_of!(Context, ymm),
-        mxcsr = const offset_of!(Context, mxcsr),
-        host_mxcsr = const offset_of!(Context, host_mxcsr),
-        leave = sym leave,
     )
 }
 
@@ -312,30 +357,6 @@ unsafe extern "C" fn slow_access() {
     )
 }
 
-/// [`slow_access`], from code of a view whose vector registers are in the host's.
-#[unsafe(naked)]
-unsafe extern "C" fn slow_access_with_vectors() {
-    naked_asm!(
-        "mov gs:[{gpr} + 0x00], rax",
-        save_vectors!(),
-        "mov rax, gs:[{gpr} + 0x00]",
-        // Without a change of the flags.
-        "lea rsp, [rsp - 8]",
-        "call {slow_access}",
-        "lea rsp, [rsp + 8]",
-        // The flags are lost anyway, and `r11` is free.
-        "mov r11, gs:[{ymm}]",
-        load_vectors!("r11"),
-        "ldmxcsr gs:[{mxcsr}]",
-        "ret",
-        gpr = const offset_of!(Context, gpr),
-        ymm = const offset_of!(Context, ymm),
-        mxcsr = const offset_of!(Context, mxcsr),
-        host_mxcsr = const offset_of!(Context, host_mxcsr),
-        slow_access = sym slow_access,
-    )
-}
-
 /// Called by translated code for [`crate::helpers`], with a number in `r10` and what to do in `r11d`. Returns the
 /// answer in `r11`; changes the flags. The helper finds `rax`, `rcx`, `rdx`, `rsi`, `rdi`, `r8` and `r9` in the context,
 /// and may change them there.
@@ -370,26 +391,110 @@ unsafe extern "C" fn help() {
     )
 }
 
-/// [`help`], from code of a view whose vector registers are in the host's.
-#[unsafe(naked)]
-unsafe extern "C" fn help_with_vectors() {
-    naked_asm!(
-        "mov gs:[{gpr} + 0x00], rax",
-        save_vectors!(),
-        "mov rax, gs:[{gpr} + 0x00]",
-        "sub rsp, 8",
-        "call {help}",
-        "add rsp, 8",
-        "push r11",
-        "mov r11, gs:[{ymm}]",
-        load_vectors!("r11"),
-        "ldmxcsr gs:[{mxcsr}]",
-        "pop r11",
-        "ret",
-        gpr = const offset_of!(Context, gpr),
-        ymm = const offset_of!(Context, ymm),
-        mxcsr = const offset_of!(Context, mxcsr),
-        host_mxcsr = const offset_of!(Context, host_mxcsr),
-        help = sym help,
-    )
+/// The routines for code that has the vector registers in the host's: all of them, or their lower halves.
+macro_rules! vector_routines {
+    ($kind:literal, $after:literal, $enter:ident, $leave:ident, $slow_access:ident, $help:ident) => {
+        /// [`enter`] for code of a view whose vector registers are in the host's.
+        ///
+        /// # Safety
+        /// As for [`enter`], but for the view; the host has AVX.
+        #[unsafe(naked)]
+        pub(crate) unsafe extern "C" fn $enter(code: usize) -> u32 {
+            naked_asm!(
+                "stmxcsr gs:[{host_mxcsr}]",
+                "ldmxcsr gs:[{mxcsr}]",
+                "mov rax, gs:[{ymm}]",
+                load_vectors!($kind, "rax"),
+                "jmp {enter}",
+                ymm = const offset_of!(Context, ymm),
+                mxcsr = const offset_of!(Context, mxcsr),
+                host_mxcsr = const offset_of!(Context, host_mxcsr),
+                enter = sym enter,
+            )
+        }
+
+        /// [`leave`], from code of a view whose vector registers are in the host's.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $leave() {
+            naked_asm!(
+                "mov gs:[{gpr} + 0x00], rax",
+                save_vectors!($kind),
+                $after,
+                "mov rax, gs:[{gpr} + 0x00]",
+                "jmp {leave}",
+                gpr = const offset_of!(Context, gpr),
+                ymm = const offset_of!(Context, ymm),
+                mxcsr = const offset_of!(Context, mxcsr),
+                host_mxcsr = const offset_of!(Context, host_mxcsr),
+                leave = sym leave,
+            )
+        }
+
+        /// [`slow_access`], from code of a view whose vector registers are in the host's.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $slow_access() {
+            naked_asm!(
+                "mov gs:[{gpr} + 0x00], rax",
+                save_vectors!($kind),
+                $after,
+                "mov rax, gs:[{gpr} + 0x00]",
+                // Without a change of the flags.
+                "lea rsp, [rsp - 8]",
+                "call {slow_access}",
+                "lea rsp, [rsp + 8]",
+                // The flags are lost anyway, and `r11` is free.
+                "mov r11, gs:[{ymm}]",
+                load_vectors!($kind, "r11"),
+                "ldmxcsr gs:[{mxcsr}]",
+                "ret",
+                gpr = const offset_of!(Context, gpr),
+                ymm = const offset_of!(Context, ymm),
+                mxcsr = const offset_of!(Context, mxcsr),
+                host_mxcsr = const offset_of!(Context, host_mxcsr),
+                slow_access = sym slow_access,
+            )
+        }
+
+        /// [`help`], from code of a view whose vector registers are in the host's.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $help() {
+            naked_asm!(
+                "mov gs:[{gpr} + 0x00], rax",
+                save_vectors!($kind),
+                $after,
+                "mov rax, gs:[{gpr} + 0x00]",
+                "sub rsp, 8",
+                "call {help}",
+                "add rsp, 8",
+                "push r11",
+                "mov r11, gs:[{ymm}]",
+                load_vectors!($kind, "r11"),
+                "ldmxcsr gs:[{mxcsr}]",
+                "pop r11",
+                "ret",
+                gpr = const offset_of!(Context, gpr),
+                ymm = const offset_of!(Context, ymm),
+                mxcsr = const offset_of!(Context, mxcsr),
+                host_mxcsr = const offset_of!(Context, host_mxcsr),
+                help = sym help,
+            )
+        }
+    };
 }
+
+vector_routines!(
+    "x",
+    "",
+    enter_with_vectors,
+    leave_with_vectors,
+    slow_access_with_vectors,
+    help_with_vectors
+);
+vector_routines!(
+    "y",
+    "vzeroupper",
+    enter_with_wide_vectors,
+    leave_with_wide_vectors,
+    slow_access_with_wide_vectors,
+    help_with_wide_vectors
+);

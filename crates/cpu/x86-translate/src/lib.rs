@@ -66,6 +66,7 @@ mod groups;
 mod helpers;
 mod jumps;
 mod memory;
+mod native;
 mod registers;
 mod sensitive;
 mod stats;

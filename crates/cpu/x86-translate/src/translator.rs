@@ -16,6 +16,7 @@ use crate::fault::{Guard, Guarded};
 use crate::helpers::helper;
 use crate::jumps::{self, Jumps};
 use crate::memory::Mapping;
+use crate::native::Unit;
 use crate::stats::Stats;
 use crate::tlb::Tlb;
 
@@ -34,6 +35,8 @@ pub(crate) struct Machine {
     unseen: bool,
     /// What the blocks that each table of jumps leads to are made for.
     modes: [Option<Mode>; jumps::TABLES],
+    /// What the code is made for that runs, or ran last.
+    mode: Mode,
     stats: Stats,
 }
 
@@ -64,20 +67,28 @@ impl Translator {
                 "the translator needs a host processor with {name}; take the engine \"interpret\""
             )));
         }
+        if let Some(missing) = model.host_lacks() {
+            return Err(Error::Unsupported(format!(
+                "the host's processor has no {missing}, which CPU model {:?} needs; take \"x86-64-v2\"",
+                model.name()
+            )));
+        }
         let failed = |error: std::io::Error| Error::Engine(format!("no memory for translated code: {error}"));
         let mapping = Context::allocate().map_err(failed)?;
         let mut context: NonNull<Context> = mapping.start().cast();
+        let unit = Unit::new().map_err(failed)?;
         let cache = CodeCache::new(code_cache).map_err(failed)?;
         // SAFETY: the mapping is as large as a context, page-aligned, and all zeros, which every field may be.
         let c = unsafe { context.as_mut() };
         let machine = Machine {
             tlb: Tlb::new(&mut c.tlb),
             jumps: Jumps::new(&mut c.jumps),
-            interpreter: Interpreter::new(connections, model)?,
+            interpreter: Interpreter::with_native(connections, model, Box::new(unit)),
             cache,
             smap: false,
             unseen: false,
             modes: [None; jumps::TABLES],
+            mode: Mode::ALL,
             stats: Stats::default(),
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
@@ -114,14 +125,20 @@ impl Translator {
         let mut tie = None;
         loop {
             let (machine, context) = self.parts();
-            let (code, vectors) = match machine.next(context, tie.take()) {
+            let (code, mode) = match machine.next(context, tie.take()) {
                 Next::Exit(exit) => return Ok(exit),
                 Next::Again => continue,
-                Next::Code(code, vectors) => (code, vectors),
+                Next::Code(code, mode) => (code, mode),
             };
             // SAFETY: `gs` is based at this context (`run`); `code` was found for the view in force; no reference
             // to machine or context is used while it runs.
-            let why = unsafe { if vectors { entry::enter_with_vectors(code) } else { entry::enter(code) } };
+            let why = unsafe {
+                match mode.routine() {
+                    0 => entry::enter(code),
+                    1 => entry::enter_with_vectors(code),
+                    _ => entry::enter_with_wide_vectors(code),
+                }
+            };
             let (machine, context) = self.parts();
             machine.take_back(context);
             match why & 3 {
@@ -147,8 +164,8 @@ enum Next {
     Exit(Exit),
     /// Something was done; look again.
     Again,
-    /// Translated code, and whether vector registers are in the host's.
-    Code(usize, bool),
+    /// Translated code, and what it is made for.
+    Code(usize, Mode),
 }
 
 /// How code was found.
@@ -197,40 +214,66 @@ impl Machine {
         };
         self.look_at_changes(context);
         let rip = self.interpreter.rip();
-        let interpreter = &self.interpreter;
-        let vectors = view == View::User && interpreter.sse();
-        let mode = Mode {
-            view: view as u8,
-            vectors,
-            unmasked: vectors && interpreter.sse_unmasked(),
-            x87: vectors && interpreter.x87_masked(),
-            avx: vectors && interpreter.avx(),
-        };
-        if self.modes[mode.jumps()].replace(mode) != Some(mode) {
-            self.jumps.clear_one(&mut context.jumps, mode.jumps());
-        }
+        let mut mode = self.mode(view, tie.is_some() && self.mode.vectors);
+        self.prepare_jumps(context, mode);
         let known = context.jumps[mode.jumps()][rip as usize % jumps::ENTRIES];
         if tie.is_none() && known.linear == rip {
+            self.mode = mode;
             self.hand_over(context, rip, mode);
-            return Next::Code(known.host as usize, mode.vectors);
+            return Next::Code(known.host as usize, mode);
         }
         let Some(at) = self.interpreter.place_code(rip) else {
             self.interpret();
             return Next::Again;
         };
-        let Some((code, found)) = self.find_code(context, rip, at, mode) else {
+        let Some((mut code, mut found)) = self.find_code(context, rip, at, mode) else {
             self.interpret();
             return Next::Again;
         };
+        let wide = self.mode(view, true);
+        if code.wants_vectors
+            && wide.vectors
+            && let Some((other, how)) = self.find_code(context, rip, at, wide)
+        {
+            mode = wide;
+            code = other;
+            found = FoundAs { alone: found.alone | how.alone, ..how };
+            self.prepare_jumps(context, mode);
+        }
+        let before = std::mem::replace(&mut self.mode, mode);
+        let alike = mode == Mode { view: mode.view, ..before };
         match tie {
-            Some((number, target)) if target == rip && found.may_be_tied() => {
+            Some((number, target)) if target == rip && found.may_be_tied() && alike => {
                 self.cache.tie(number, code);
                 self.stats.ties += 1;
             }
             _ => self.remember_jump(context, mode, rip, code, found.crossing),
         }
         self.hand_over(context, rip, mode);
-        Next::Code(code.saved, mode.vectors)
+        Next::Code(code.saved, mode)
+    }
+
+    /// Forgets jumps to code that is for something else than code is now to be made for.
+    fn prepare_jumps(&mut self, context: &mut Context, mode: Mode) {
+        let table = mode.jumps();
+        if self.modes[table].replace(mode) != Some(mode) {
+            self.jumps.clear_one(&mut context.jumps, table);
+        }
+    }
+
+    /// What code is to be made for. In a supervisor's view the vector registers are only in the host's if that is asked
+    /// for.
+    fn mode(&self, view: View, vectors: bool) -> Mode {
+        let interpreter = &self.interpreter;
+        let user = view == View::User;
+        let vectors = (user || vectors) && interpreter.sse();
+        Mode {
+            view: view as u8,
+            vectors,
+            unmasked: vectors && interpreter.sse_unmasked(),
+            x87: user && vectors && interpreter.x87_masked(),
+            avx: vectors && interpreter.avx(),
+        }
     }
 
     /// The code for what is at `linear`, which is at `at` of RAM, translated now if need be. `None`: it goes on where
@@ -294,6 +337,10 @@ impl Machine {
             return None;
         }
         let (code, found) = self.find_code(context, linear, at, mode)?;
+        if code.wants_vectors {
+            // That is for `next` to see to.
+            return None;
+        }
         self.remember_jump(context, mode, linear, code, found.crossing);
         Some(code.saved)
     }

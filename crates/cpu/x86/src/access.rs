@@ -297,7 +297,7 @@ impl Core {
     /// What must hold of an operand in two pages before either is looked at: in 64-bit mode both ends are
     /// canonical; outside it the operand does not run past the end of a segment of 4 GiB, which has no limit to
     /// tell of that.
-    fn check_span(&mut self, number: u8, linear: u64, size: u64) -> Step {
+    pub(crate) fn check_span(&mut self, number: u8, linear: u64, size: u64) -> Step {
         let good = if self.long64 {
             Self::is_canonical(linear) && Self::is_canonical(linear.wrapping_add(size - 1))
         } else {

@@ -196,10 +196,7 @@ impl Assist for Interpreter {
     }
 
     fn avx(&self) -> bool {
-        const SSE_AND_AVX: u64 = 6;
-        let core = &self.core;
-        let enabled = core.cr4 & cr4::OSXSAVE != 0 && core.xcr0 & SSE_AND_AVX == SSE_AND_AVX;
-        enabled && core.cr0 & cr0::TS == 0 && core.uses_descriptors()
+        self.core.avx_enabled() && self.core.cr0 & cr0::TS == 0
     }
 
     fn x87_masked(&self) -> bool {

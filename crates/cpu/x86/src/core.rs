@@ -10,6 +10,7 @@ use crate::int::{Int, REGISTERS, RIP};
 use crate::mmu::Mmu;
 use crate::model::Model;
 use crate::op::Mode;
+use crate::simd::Native;
 
 /// Numbers of the segment registers, as instructions encode them; `ldtr` and `tr` are kept apart.
 pub(crate) mod segment {
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     pub sse_off: bool,
     pub activity: Activity,
 
+    /// What carries out the instructions that this interpreter has no way of its own for.
+    pub native: Option<Box<dyn Native>>,
     pub model: Model,
     pub connections: Connections,
 }
@@ -134,6 +137,7 @@ impl Core {
             mxcsr: state.mxcsr,
             sse_off: true,
             activity: Activity::default(),
+            native: None,
             model,
             connections,
         };

@@ -46,16 +46,20 @@ pub(crate) struct Circumstances {
     pub xsave_size: u32,
 }
 
+/// The component of the upper halves of the YMM registers, and their size.
+const AVX_STATE: u64 = 1 << 2;
+const AVX_AREA: u32 = 256;
+
 /// Bytes that `xsave` writes when all of `components` (as XCR0 names them) is in use.
 pub(crate) fn xsave_size(components: u64) -> u32 {
     // The legacy area and the header are always there; x87 and SSE lie in the former.
-    let _ = components;
-    512 + 64
+    if components & AVX_STATE == 0 { 512 + 64 } else { 512 + 64 + AVX_AREA }
 }
 
 /// What the model lets XCR0 enable.
 pub(crate) fn xsave_components(model: &Model) -> u64 {
-    if model.has(Feature::Xsave) { 3 } else { 0 }
+    let avx = if model.has(Feature::Avx) { AVX_STATE } else { 0 };
+    if model.has(Feature::Xsave) { 3 | avx } else { 0 }
 }
 
 /// `eax`, `ebx`, `ecx` and `edx` after `cpuid`. Leaves that do not exist answer zeros, as AMD's do.
@@ -131,6 +135,8 @@ fn extended_state(model: &Model, now: &Circumstances, subleaf: u32, features: u3
         _ if components == 0 => [0; 4],
         0 => [components as u32, now.xsave_size, xsave_size(components), (components >> 32) as u32],
         1 => [features, now.xsave_size, 0, 0],
+        // Size and place of the upper halves of the YMM registers.
+        2 if components & AVX_STATE != 0 => [AVX_AREA, 512 + 64, 0, 0],
         _ => [0; 4],
     }
 }
@@ -213,6 +219,14 @@ mod tests {
         let v1 = Model::named("x86-64-v1").expect("a listed model");
         assert_eq!(answer(&v1, &ALONE, 0xd, 0), [0; 4]);
         assert_eq!(answer(&v2(), &ALONE, 0xd, 0), [3, 576, 576, 0]);
+    }
+
+    #[test]
+    fn upper_halves_of_vectors_are_a_component_of_the_extended_state() {
+        let v3 = Model::named("x86-64-v3").expect("a listed model");
+        assert_eq!(answer(&v3, &ALONE, 0xd, 0), [7, 576, 832, 0]);
+        assert_eq!(answer(&v3, &ALONE, 0xd, 2), [256, 576, 0, 0]);
+        assert_eq!(answer(&v2(), &ALONE, 0xd, 2), [0; 4]);
     }
 
     #[test]

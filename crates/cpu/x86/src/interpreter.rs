@@ -9,6 +9,7 @@ use crate::decode::{Decoded, LONGEST, decode};
 use crate::mmu::{Access, PAGE_MASK, Place};
 use crate::model::Model;
 use crate::op::{Op, Step, Stop};
+use crate::simd::Native;
 
 /// The reference interpreter: one virtual CPU, carried out instruction by instruction.
 pub struct Interpreter {
@@ -19,7 +20,21 @@ pub struct Interpreter {
 impl Interpreter {
     /// A virtual CPU in its reset state.
     pub fn new(connections: Connections, model: Model) -> Result<Self, Error> {
+        if let Some(missing) = model.needs_native() {
+            return Err(Error::Unsupported(format!(
+                "the interpreter cannot carry out CPU model {:?}: it has no {missing}; take the engine \"translate\", \
+                 or the model \"x86-64-v2\"",
+                model.name()
+            )));
+        }
         Ok(Self { core: Core::new(connections, model), cache: CodeCache::new() })
+    }
+
+    /// The same, for any model: the instructions that only a host's processor can carry out are given to `native`.
+    pub fn with_native(connections: Connections, model: Model, native: Box<dyn Native>) -> Self {
+        let mut core = Core::new(connections, model);
+        core.native = Some(native);
+        Self { core, cache: CodeCache::new() }
     }
 
     #[cfg(test)]

@@ -35,3 +35,4 @@ pub use assist::{Assist, Between, View};
 pub use interpreter::Interpreter;
 pub use mmu::Stale;
 pub use model::{Model, ModelError};
+pub use simd::{Code as NativeCode, Memory as NativeMemory, Native, Operands as NativeOperands};

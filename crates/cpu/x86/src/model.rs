@@ -53,6 +53,9 @@ pub enum ModelError {
 enum Level {
     V1,
     V2,
+    V3,
+    /// Whatever the host's processor has of what an engine can do.
+    Host,
 }
 
 /// A register that CPUID answers in, as an index into its four answers.
@@ -120,15 +123,19 @@ features! {
     Sse3: V2, 1 .0 Ecx 0, [SSE3];
     Pclmulqdq: V2, 1 .0 Ecx 1, [PCLMULQDQ];
     Ssse3: V2, 1 .0 Ecx 9, [SSSE3];
+    Fma: V3, 1 .0 Ecx 12, [FMA];
     Cx16: V2, 1 .0 Ecx 13, [CMPXCHG16B];
     Pcid: V1, 1 .0 Ecx 17, [];
     Sse41: V2, 1 .0 Ecx 19, [SSE4_1];
     Sse42: V2, 1 .0 Ecx 20, [SSE4_2];
+    Movbe: V3, 1 .0 Ecx 22, [MOVBE];
     X2apic: V1, 1 .0 Ecx 21, [];
     Popcnt: V2, 1 .0 Ecx 23, [POPCNT];
     TscDeadline: V1, 1 .0 Ecx 24, [];
     Aes: V2, 1 .0 Ecx 25, [AES];
     Xsave: V2, 1 .0 Ecx 26, [XSAVE];
+    Avx: V3, 1 .0 Ecx 28, [AVX];
+    F16c: V3, 1 .0 Ecx 29, [F16C];
     Rdrand: V1, 1 .0 Ecx 30, [RDRAND];
     Hypervisor: V1, 1 .0 Ecx 31, [];
 
@@ -136,14 +143,22 @@ features! {
 
     Fsgsbase: V1, 7 .0 Ebx 0, [FSGSBASE];
     TscAdjust: V1, 7 .0 Ebx 1, [];
+    Bmi1: V3, 7 .0 Ebx 3, [BMI1];
+    Avx2: V3, 7 .0 Ebx 5, [AVX2];
     Smep: V1, 7 .0 Ebx 7, [];
+    Bmi2: V3, 7 .0 Ebx 8, [BMI2];
     Erms: V1, 7 .0 Ebx 9, [];
     Invpcid: V1, 7 .0 Ebx 10, [INVPCID];
     Rdseed: V1, 7 .0 Ebx 18, [RDSEED];
+    Adx: Host, 7 .0 Ebx 19, [ADX];
     Smap: V1, 7 .0 Ebx 20, [SMAP];
     Clflushopt: V1, 7 .0 Ebx 23, [CLFLUSHOPT];
     Clwb: V1, 7 .0 Ebx 24, [CLWB];
+    Sha: Host, 7 .0 Ebx 29, [SHA];
     Umip: V1, 7 .0 Ecx 2, [];
+    Gfni: Host, 7 .0 Ecx 8, [GFNI];
+    Vaes: Host, 7 .0 Ecx 9, [VAES];
+    Vpclmulqdq: Host, 7 .0 Ecx 10, [VPCLMULQDQ];
     Rdpid: V1, 7 .0 Ecx 22, [RDPID];
     Fsrm: V1, 7 .0 Edx 4, [];
     Fsrs: V1, 7 .1 Eax 11, [];
@@ -153,6 +168,7 @@ features! {
     Xgetbv1: V2, 0xd .1 Eax 2, [];
 
     LahfLm: V2, 0x8000_0001 .0 Ecx 0, [];
+    Lzcnt: V3, 0x8000_0001 .0 Ecx 5, [LZCNT];
     AltMovCr8: V1, 0x8000_0001 .0 Ecx 4, [];
     Prefetchw: V1, 0x8000_0001 .0 Ecx 8, [PREFETCHW, PREFETCHWT1];
     Syscall: V1, 0x8000_0001 .0 Edx 11, [SYSCALL];
@@ -198,28 +214,25 @@ const ALWAYS: &[CpuidFeature] = &[
 
 impl Model {
     /// The names that [`named`](Self::named) makes a model of.
-    pub const NAMES: [&'static str; 2] = ["x86-64-v1", "x86-64-v2"];
+    pub const NAMES: [&'static str; 4] = ["x86-64-v1", "x86-64-v2", "x86-64-v3", "host"];
 
-    /// The model of that name.
+    /// The model of that name. Not every engine can carry out every model; it says so when it is made.
     pub fn named(name: &str) -> Result<Self, ModelError> {
         match name {
             "x86-64-v1" => Ok(Self::at(Self::NAMES[0], Level::V1)),
             "x86-64-v2" => Ok(Self::at(Self::NAMES[1], Level::V2)),
-            "x86-64-v3" => {
-                Err(ModelError::Unsupported { name: "x86-64-v3", missing: "AVX, AVX2, FMA, F16C or BMI" })
-            }
+            "x86-64-v3" => Ok(Self::at(Self::NAMES[2], Level::V3)),
             "x86-64-v4" => Err(ModelError::Unsupported { name: "x86-64-v4", missing: "AVX-512" }),
-            "host" => Err(ModelError::Unsupported {
-                name: "host",
-                missing: "way to run the guest on the host's own processor",
-            }),
+            "host" => Ok(Self::at(Self::NAMES[3], Level::Host)),
             _ => Err(ModelError::Unknown { name: name.to_owned() }),
         }
     }
 
     fn at(name: &'static str, level: Level) -> Self {
         let mut model = Self { name, level, features: 0, code: [0; 4] };
-        let own = FEATURES.iter().filter(|description| description.since <= level);
+        let own = FEATURES.iter().filter(|description| {
+            description.since <= level && (description.since < Level::Host || host_has(description.feature))
+        });
         for description in own {
             model.features |= 1 << description.feature as u32;
             for feature in description.code {
@@ -235,6 +248,16 @@ impl Model {
     fn add_code(&mut self, feature: CpuidFeature) {
         let n = feature as usize;
         self.code[n / 64] |= 1 << (n % 64);
+    }
+
+    /// What of this model only a host's processor can carry out, if anything.
+    pub fn needs_native(&self) -> Option<&'static str> {
+        (self.level >= Level::V3).then_some("AVX")
+    }
+
+    /// What of this model the host's processor lacks that would have to carry it out, if anything.
+    pub fn host_lacks(&self) -> Option<&'static str> {
+        host_lacks_v3().filter(|_| self.level >= Level::V3)
     }
 
     /// The model's name.
@@ -269,11 +292,50 @@ impl Model {
     /// The feature bits of one CPUID leaf: `eax`, `ebx`, `ecx`, `edx`.
     pub(crate) fn announced(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         let mut answer = [0; 4];
-        for d in FEATURES.iter().filter(|d| d.leaf == (leaf, subleaf) && d.since <= self.level) {
+        for d in FEATURES.iter().filter(|d| d.leaf == (leaf, subleaf) && self.has(d.feature)) {
             answer[d.answer as usize] |= 1 << d.bit;
         }
         answer
     }
+}
+
+/// Whether the host's processor has a feature of [`Level::Host`].
+fn host_has(feature: Feature) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return match feature {
+        Feature::Adx => std::arch::is_x86_feature_detected!("adx"),
+        Feature::Sha => std::arch::is_x86_feature_detected!("sha"),
+        Feature::Gfni => std::arch::is_x86_feature_detected!("gfni"),
+        Feature::Vaes => std::arch::is_x86_feature_detected!("vaes"),
+        Feature::Vpclmulqdq => std::arch::is_x86_feature_detected!("vpclmulqdq"),
+        _ => false,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = feature;
+        false
+    }
+}
+
+/// What the host's processor lacks of [`Level::V3`].
+fn host_lacks_v3() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let features = [
+            ("AVX", has!("avx")),
+            ("AVX2", has!("avx2")),
+            ("FMA", has!("fma")),
+            ("F16C", has!("f16c")),
+            ("BMI1", has!("bmi1")),
+            ("BMI2", has!("bmi2")),
+            ("LZCNT", has!("lzcnt")),
+            ("MOVBE", has!("movbe")),
+        ];
+        features.into_iter().find(|(_, there)| !there).map(|(name, _)| name)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Some("the instruction set")
 }
 
 #[cfg(test)]
@@ -282,13 +344,15 @@ mod tests {
 
     #[test]
     fn models_that_cannot_be_carried_out_are_refused_by_name() {
-        for name in ["x86-64-v3", "x86-64-v4", "host"] {
-            let error = Model::named(name).expect_err("nothing carries it out");
-            assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
-            assert!(error.to_string().contains(name) && error.to_string().contains("x86-64-v2"), "{error}");
-        }
+        let name = "x86-64-v4";
+        let error = Model::named(name).expect_err("nothing carries it out");
+        assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains(name) && error.to_string().contains("x86-64-v2"), "{error}");
         let error = Model::named("pentium").expect_err("there is no such model");
-        assert_eq!(error.to_string(), "unknown CPU model \"pentium\"; the models are x86-64-v1, x86-64-v2");
+        assert_eq!(
+            error.to_string(),
+            "unknown CPU model \"pentium\"; the models are x86-64-v1, x86-64-v2, x86-64-v3, host"
+        );
     }
 
     #[test]
@@ -317,6 +381,19 @@ mod tests {
         for feature in [F::Cmov, F::Cx8, F::Fpu, F::Fxsr, F::Mmx, F::Syscall, F::Sse, F::Sse2] {
             assert!(v2.has(feature) && v1.has(feature), "{feature:?}");
         }
+    }
+
+    #[test]
+    fn the_third_level_adds_what_the_psabi_demands_and_is_for_the_host_to_carry_out() {
+        use Feature as F;
+        let (v2, v3) = (Model::at("", Level::V2), Model::at("", Level::V3));
+        for feature in [F::Avx, F::Avx2, F::Bmi1, F::Bmi2, F::F16c, F::Fma, F::Lzcnt, F::Movbe, F::Xsave] {
+            assert!(v3.has(feature), "{feature:?}");
+        }
+        assert!(v3.announces(CpuidFeature::AVX2) && !v3.announces(CpuidFeature::AVX512F));
+        assert_eq!((v2.needs_native(), v3.needs_native()), (None, Some("AVX")));
+        let host = Model::named("host").expect("a listed model");
+        assert!(host.has(F::Avx) && host.name() == "host");
     }
 
     #[test]

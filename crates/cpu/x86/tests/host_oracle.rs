@@ -89,6 +89,7 @@ fn what_the_model_does_not_announce_is_invalid() {
                 gs_base: 0,
                 x87: values::x87(&mut rng),
                 xmm: [[0; 2]; 16],
+                upper: [[0; 2]; 16],
                 mxcsr: 0x1f80,
             };
             let case = Case { bits, code: bytes, instruction, before, memory: Memory::new() };

@@ -103,7 +103,7 @@ impl Core {
 
     /// `#XM`, or `#UD` where the system does not expect it.
     #[cold]
-    fn float_exception(&mut self) -> Stop {
+    pub(super) fn float_exception(&mut self) -> Stop {
         if self.cr4 & cr4::OSXMMEXCPT == 0 { self.ud() } else { self.raise(vector::XM, None) }
     }
 }

@@ -20,6 +20,7 @@ mod guest_test;
 mod insert;
 mod lanes;
 mod moves;
+mod native;
 mod shift;
 mod shuffle;
 mod soft;
@@ -27,6 +28,8 @@ mod string;
 mod table;
 
 use iced_x86::Instruction;
+
+pub use native::{Code, Memory, Native, Operands};
 
 use crate::op::Op;
 
@@ -47,6 +50,7 @@ pub(crate) fn lower(instruction: &Instruction) -> Option<Op> {
         approximate::lower,
         string::lower,
         crypto::lower,
+        native::lower,
     ];
     groups.into_iter().find_map(|group| group(instruction))
 }

@@ -15,13 +15,17 @@ use crate::simd::MXCSR_MASK;
 /// Components of XCR0.
 const X87_STATE: u64 = 1 << 0;
 const SSE_STATE: u64 = 1 << 1;
+/// The upper halves of the YMM registers.
+const AVX_STATE: u64 = 1 << 2;
 
 /// Offsets in the area: the legacy part, which is all that `fxsave` knows, and the header after it.
 const MXCSR: usize = 24;
 const REGISTERS: usize = 32;
 const XMM: usize = 160;
 const HEADER: usize = 512;
-const AREA: usize = HEADER + 64;
+/// Of the extended part only the upper halves of the YMM registers are there: at this offset in both formats.
+const YMM: usize = HEADER + 64;
+const AREA: usize = YMM + 256;
 
 /// `mxcsr` after reset.
 const MXCSR_INIT: u32 = 0x1f80;
@@ -143,6 +147,27 @@ fn take_xmm(core: &mut Core, area: Option<&[u8; AREA]>) {
     }
 }
 
+fn put_upper(core: &Core, area: &mut [u8; AREA]) {
+    for (n, register) in core.ymm.iter().take(xmm_count(core)).enumerate() {
+        let at = YMM + n * 16;
+        area[at..at + 8].copy_from_slice(&register[2].to_le_bytes());
+        area[at + 8..at + 16].copy_from_slice(&register[3].to_le_bytes());
+    }
+}
+
+fn take_upper(core: &mut Core, area: Option<&[u8; AREA]>) {
+    for n in 0..xmm_count(core) {
+        let at = YMM + n * 16;
+        let value = area.map_or([0; 2], |area| [u64_at(area, at), u64_at(area, at + 8)]);
+        core.ymm[n][2..].copy_from_slice(&value);
+    }
+}
+
+/// How much of the area an instruction reaches that is about `components`.
+fn reach(components: u64) -> usize {
+    if components & AVX_STATE == 0 { YMM } else { AREA }
+}
+
 /// The offset of the legacy area, which must be on a 16-byte boundary.
 fn legacy_address(core: &mut Core, op: &Op) -> Step<u64> {
     if core.cr0 & (cr0::EM | cr0::TS) != 0 {
@@ -208,7 +233,8 @@ impl Core {
     fn in_use(&self) -> u64 {
         let sse = self.ymm.iter().any(|register| register[0] | register[1] != 0);
         let x87 = self.x87 != X87::default();
-        (if x87 { X87_STATE } else { 0 }) | if sse { SSE_STATE } else { 0 }
+        let avx = self.ymm.iter().any(|register| register[2] | register[3] != 0);
+        (if x87 { X87_STATE } else { 0 }) | if sse { SSE_STATE } else { 0 } | if avx { AVX_STATE } else { 0 }
     }
 
     /// Writes those of the area's parts that are in `components`, and 16 bytes of the header.
@@ -221,8 +247,9 @@ impl Core {
         header: [u64; 2],
         header_words: usize,
     ) -> Step {
-        let linear = self.linear(op.segment, offset, AREA as u64, true)?;
-        self.probe(op.segment, linear, AREA as u64, Access::Write)?;
+        let size = reach(components) as u64;
+        let linear = self.linear(op.segment, offset, size, true)?;
+        self.probe(op.segment, linear, size, Access::Write)?;
         let mut area = [0; AREA];
         if components & X87_STATE != 0 {
             put_x87(self, &mut area, op.aux != 0);
@@ -238,6 +265,11 @@ impl Core {
             let end = XMM + xmm_count(self) * 16;
             self.write_bytes(op.segment, offset.wrapping_add(XMM as u64), 1, &area[XMM..end])?;
         }
+        if components & AVX_STATE != 0 {
+            put_upper(self, &mut area);
+            let end = YMM + xmm_count(self) * 16;
+            self.write_bytes(op.segment, offset.wrapping_add(YMM as u64), 1, &area[YMM..end])?;
+        }
         for (n, word) in header.into_iter().take(header_words).enumerate() {
             self.write(op.segment, offset.wrapping_add((HEADER + n * 8) as u64), word)?;
         }
@@ -248,25 +280,28 @@ impl Core {
 fn xsave(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
     // Bits of components that were not asked for stay as they are.
-    let linear = core.linear(op.segment, offset, AREA as u64, true)?;
-    core.probe(op.segment, linear, AREA as u64, Access::Write)?;
+    let size = reach(asked) as u64;
+    let linear = core.linear(op.segment, offset, size, true)?;
+    core.probe(op.segment, linear, size, Access::Write)?;
     let before = core.read::<u64>(op.segment, offset.wrapping_add(HEADER as u64))?;
     let header = before & !asked | core.in_use() & asked;
-    core.save_components(op, offset, asked, asked & SSE_STATE != 0, [header, 0], 1)
+    core.save_components(op, offset, asked, asked & (SSE_STATE | AVX_STATE) != 0, [header, 0], 1)
 }
 
 /// Components in their initial state are only noted as such.
 fn xsaveopt(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
-    let linear = core.linear(op.segment, offset, AREA as u64, true)?;
-    core.probe(op.segment, linear, AREA as u64, Access::Write)?;
+    let size = reach(asked) as u64;
+    let linear = core.linear(op.segment, offset, size, true)?;
+    core.probe(op.segment, linear, size, Access::Write)?;
     let before = core.read::<u64>(op.segment, offset.wrapping_add(HEADER as u64))?;
     let used = core.in_use() & asked;
-    core.save_components(op, offset, used, asked & SSE_STATE != 0, [before & !asked | used, 0], 1)
+    let mxcsr = asked & (SSE_STATE | AVX_STATE) != 0;
+    core.save_components(op, offset, used, mxcsr, [before & !asked | used, 0], 1)
 }
 
-/// The compacted format, which takes no notice of what the area holds. As long as all components lie in the
-/// legacy part there is nothing to compact.
+/// The compacted format, which takes no notice of what the area holds. As long as there is but one component behind
+/// the header there is nothing to compact.
 fn xsavec(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
     let mut used = core.in_use() & asked;
@@ -280,10 +315,10 @@ fn xsavec(core: &mut Core, op: &Op) -> Step {
 fn xrstor(core: &mut Core, op: &Op) -> Step {
     let (offset, asked) = core.extended(op)?;
     let mut area = [0; AREA];
-    core.read_bytes(op.segment, offset, 1, &mut area)?;
+    core.read_bytes(op.segment, offset, 1, &mut area[..YMM])?;
     let (present, format) = (u64_at(&area, HEADER), u64_at(&area, HEADER + 8));
     let compact = format & COMPACT != 0;
-    let clear = |from: usize| area[from..].iter().all(|byte| *byte == 0);
+    let clear = |from: usize| area[from..YMM].iter().all(|byte| *byte == 0);
     let good = if compact {
         let held = format & !COMPACT;
         core.model.has(Feature::Xsavec)
@@ -296,8 +331,13 @@ fn xrstor(core: &mut Core, op: &Op) -> Step {
     if !good {
         return Err(core.gp(0));
     }
-    // In the standard format `mxcsr` is taken from the area whenever SSE state is asked for.
-    let from_area = asked & SSE_STATE != 0 && (!compact || present & SSE_STATE != 0);
+    if asked & present & AVX_STATE != 0 {
+        let from = offset.wrapping_add(YMM as u64);
+        core.read_bytes(op.segment, from, 1, &mut area[YMM..YMM + xmm_count(core) * 16])?;
+    }
+    // In the standard format `mxcsr` is taken from the area whenever state that it is for is asked for.
+    let mxcsr_asked = if compact { asked & SSE_STATE } else { asked & (SSE_STATE | AVX_STATE) } != 0;
+    let from_area = mxcsr_asked && (!compact || present & SSE_STATE != 0);
     let mxcsr = if from_area { u32_at(&area, MXCSR) } else { MXCSR_INIT };
     if mxcsr & !MXCSR_MASK != 0 {
         return Err(core.gp(0));
@@ -305,8 +345,13 @@ fn xrstor(core: &mut Core, op: &Op) -> Step {
     if asked & X87_STATE != 0 {
         core.x87 = if present & X87_STATE != 0 { take_x87(&area, op.aux != 0) } else { X87::default() };
     }
-    if asked & SSE_STATE != 0 {
+    if mxcsr_asked {
         core.mxcsr = mxcsr;
+    }
+    if asked & AVX_STATE != 0 {
+        take_upper(core, (present & AVX_STATE != 0).then_some(&area));
+    }
+    if asked & SSE_STATE != 0 {
         take_xmm(core, (present & SSE_STATE != 0).then_some(&area));
     }
     Ok(())
@@ -331,7 +376,11 @@ fn xsetbv(core: &mut Core, _: &Op) -> Step {
     core.need_ring_0()?;
     let value = u64::from(core.reg::<u32>(gpr::RDX as u8)) << 32 | u64::from(core.reg::<u32>(gpr::RAX as u8));
     let known = xsave_components(&core.model);
-    if core.reg::<u32>(gpr::RCX as u8) != 0 || value & X87_STATE == 0 || value & !known != 0 {
+    if core.reg::<u32>(gpr::RCX as u8) != 0
+        || value & X87_STATE == 0
+        || value & !known != 0
+        || value & AVX_STATE != 0 && value & SSE_STATE == 0
+    {
         return Err(core.gp(0));
     }
     core.xcr0 = value;

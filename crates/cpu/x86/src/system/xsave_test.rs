@@ -84,6 +84,39 @@ fn what_is_saved_can_be_restored() {
 }
 
 #[test]
+fn upper_halves_of_vectors_are_a_component_of_their_own() {
+    let wide = || {
+        let mut guest = guest();
+        guest.model = crate::Model::named("x86-64-v3").expect("a listed model");
+        guest.reg(RAX, 7).with(|state| state.xcr0 = 7)
+    };
+    let busy = |state: &mut State| {
+        for (n, register) in state.ymm.iter_mut().enumerate() {
+            *register = [1, 2, 3 + n as u64, 4];
+        }
+    };
+    // In the standard and in the compacted format they lie behind the header.
+    // `xsave64`, `xsaveopt64`, `xsavec64`.
+    for (save, format) in [([0xae, 0x23], 0), ([0xae, 0x33], 0), ([0xc7, 0x23], 1 << 63 | 7_u64)] {
+        let bytes = [0x48, 0x0f, save[0], save[1]];
+        let saved = wide().memory(AREA, &[0; 832]).with(busy).bytes(&bytes).run();
+        assert_eq!(saved.fault(), None);
+        assert_eq!(saved.load::<u64>(HEADER) & 6, 6);
+        assert_eq!(saved.load::<u64>(HEADER + 8), format);
+        assert_eq!((saved.load::<u64>(AREA + 576), saved.load::<u64>(AREA + 576 + 15 * 16)), (3, 18));
+        let mut area = [0; 832];
+        saved.ram.read(posada_memory::Gpa(AREA), &mut area).expect("inside RAM");
+        let restored = wide().memory(AREA, &area).bytes(&[0x48, 0x0f, 0xae, 0x2b]).run();
+        assert_eq!(restored.fault(), None);
+        assert_eq!(restored.state.ymm[15], [1, 2, 18, 4]);
+        // What the area does not have is in its initial state.
+        area[512] &= !4;
+        let restored = wide().with(busy).memory(AREA, &area).bytes(&[0x48, 0x0f, 0xae, 0x2b]).run();
+        assert_eq!((restored.fault(), restored.state.ymm[15]), (None, [1, 2, 0, 0]));
+    }
+}
+
+#[test]
 fn the_legacy_area_is_laid_out_as_ever() {
     let outcome = save(|a| a.fxsave(ptr(rbx)));
     assert_eq!(outcome.load::<u16>(AREA), 0x27f);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use iced_x86::{Formatter, InstructionInfoFactory, Mnemonic, NasmFormatter, RflagsBits};
 use posada_vcpu::x86::{X87Register, rflags};
 
+use super::generate::is_wide;
 use super::{Case, End, Memory, Outcome, Registers};
 
 /// One thing that two runs do not agree on.
@@ -123,6 +124,10 @@ pub fn is_approximate(mnemonic: Mnemonic) -> Option<u64> {
 fn floating(found: &mut Found, case: &Case, n: &Registers, e: &Registers) {
     let approximate = is_approximate(case.instruction.mnemonic());
     for number in 0..16 {
+        if n.upper[number] != e.upper[number] {
+            let text = |[low, high]: [u64; 2]| format!("{high:016x}_{low:016x}");
+            found.check(&format!("upper{number}"), &text(n.upper[number]), &text(e.upper[number]));
+        }
         let (a, b) = (n.xmm[number], e.xmm[number]);
         let close = approximate.is_some_and(|tolerance| {
             let lanes = |v: [u64; 2]| v.into_iter().flat_map(|half| [half as u32, (half >> 32) as u32]);
@@ -287,6 +292,10 @@ fn inputs(case: &Case) -> String {
     for number in &vectors {
         let [low, high] = b.xmm[*number];
         let _ = write!(out, " xmm{number}={high:016x}_{low:016x}");
+        if is_wide() {
+            let [low, high] = b.upper[*number];
+            let _ = write!(out, " upper{number}={high:016x}_{low:016x}");
+        }
     }
     if !vectors.is_empty() {
         let _ = write!(out, " mxcsr={:#x}", b.mxcsr);

@@ -1,6 +1,8 @@
 //! Makes cases: an instruction form with random operands, and the state that it begins with.
 
 use fastrand::Rng;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, Encoder, EncodingKind, Instruction, Mnemonic,
     OpCodeOperandKind, OpKind, Register,
@@ -65,9 +67,43 @@ pub const ANNOUNCED: &[CpuidFeature] = {
     ]
 };
 
+/// What `x86-64-v3` and `host` announce besides, with VEX prefixes or without.
+pub const WIDER: &[CpuidFeature] = {
+    use CpuidFeature as F;
+    &[
+        F::AVX,
+        F::AVX2,
+        F::BMI1,
+        F::BMI2,
+        F::F16C,
+        F::FMA,
+        F::LZCNT,
+        F::MOVBE,
+        F::AES,
+        F::PCLMULQDQ,
+        F::ADX,
+        F::SHA,
+        F::GFNI,
+        F::VAES,
+        F::VPCLMULQDQ,
+    ]
+};
+
+/// Cases are for the model `host`: of what [`WIDER`] lists only.
+pub static WIDE: AtomicBool = AtomicBool::new(false);
+
+pub fn is_wide() -> bool {
+    WIDE.load(Relaxed)
+}
+
 /// Whether a form belongs to what is announced.
 pub fn is_announced(code: Code) -> bool {
-    code.op_code().encoding() == EncodingKind::Legacy
+    let encoding = code.op_code().encoding();
+    if is_wide() {
+        return matches!(encoding, EncodingKind::Legacy | EncodingKind::VEX)
+            && code.cpuid_features().iter().all(|feature| WIDER.contains(feature));
+    }
+    encoding == EncodingKind::Legacy
         && code.cpuid_features().iter().all(|feature| ANNOUNCED.contains(feature))
 }
 
@@ -185,7 +221,8 @@ const X87_EPILOGUE: [&[u8]; 2] =
 
 /// The options with which the interpreter decodes for this model.
 pub fn decode(bits: u32, at: u64, bytes: &[u8]) -> Instruction {
-    let options = DecoderOptions::AMD | DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD;
+    let narrow = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD;
+    let options = DecoderOptions::AMD | if is_wide() { 0 } else { narrow };
     Decoder::with_ip(bits, bytes, at, options).decode()
 }
 
@@ -247,6 +284,7 @@ fn flag_setters(rng: &mut Rng, bits: u32) -> Vec<u8> {
 /// What vector operands of an instruction hold.
 fn lanes(i: &Instruction) -> Lanes {
     let name = format!("{:?}", i.mnemonic()).to_lowercase();
+    let name = if is_wide() { name.trim_start_matches('v') } else { &name };
     let integer = name.starts_with('p') || name.starts_with("mov") || name.starts_with("aes");
     match () {
         () if name.starts_with("cvtss") || name.starts_with("cvtps") || name.starts_with("cvttss") => {
@@ -284,6 +322,7 @@ fn registers(rng: &mut Rng, bits: u32, rip: u64, lanes: Lanes) -> Registers {
         gs_base: base(rng),
         x87: values::x87(rng),
         xmm: std::array::from_fn(|_| values::vector(rng, lanes)),
+        upper: std::array::from_fn(|_| if is_wide() { values::vector(rng, lanes) } else { [0; 2] }),
         mxcsr: values::mxcsr(rng),
     }
 }

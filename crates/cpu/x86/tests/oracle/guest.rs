@@ -9,6 +9,7 @@ use posada_memory::{Gpa, GuestRam};
 use posada_vcpu::x86::{Segment, State, Table, cr0, cr4, efer, gpr};
 use posada_vcpu::{Attention, Bus, Clock, Connections, Error, Exit, NoInterrupts, Vcpu};
 
+use super::generate::is_wide;
 use super::{
     CODE, CONSTANTS, Case, DATA, End, MEMORY, Memory, Outcome, PAGE, Region, Registers, Rights, STACK,
 };
@@ -202,6 +203,12 @@ impl Guest {
         for (ymm, [low, high]) in state.ymm.iter_mut().zip(r.xmm) {
             (ymm[0], ymm[1]) = (low, high);
         }
+        if is_wide() {
+            state.xcr0 = 7;
+            for (ymm, [low, high]) in state.ymm.iter_mut().zip(r.upper) {
+                (ymm[2], ymm[3]) = (low, high);
+            }
+        }
         state
     }
 
@@ -217,6 +224,7 @@ impl Guest {
             gs_base: s.gs.base,
             x87: state.x87.clone(),
             xmm: std::array::from_fn(|n| [state.ymm[n][0], state.ymm[n][1]]),
+            upper: std::array::from_fn(|n| [state.ymm[n][2], state.ymm[n][3]]),
             mxcsr: state.mxcsr,
         };
         let handler = state.rip.wrapping_sub(KERNEL + HANDLERS);

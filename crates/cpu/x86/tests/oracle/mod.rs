@@ -82,6 +82,8 @@ pub struct Registers {
     pub gs_base: u64,
     pub x87: X87,
     pub xmm: [[u64; 2]; 16],
+    /// The upper halves of the YMM registers, if the model has them.
+    pub upper: [[u64; 2]; 16],
     pub mxcsr: u32,
 }
 

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
+use nix::libc::{PTRACE_GETREGSET, PTRACE_SETREGSET};
 use nix::libc::{user_fpregs_struct, user_regs_struct};
 use nix::sys::ptrace;
 use nix::sys::ptrace::regset::NT_PRFPREG;
@@ -19,6 +20,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use posada_vcpu::x86::{X87, X87Register};
 
+use super::generate::is_wide;
 use super::{CODE, Case, End, MEMORY, Memory, Outcome, Region, Registers, Rights, STACK, selector};
 
 /// `int3`.
@@ -203,12 +205,19 @@ impl Native {
         // The x87 and SSE registers have the 64-bit layout only while the code segment is a 64-bit one.
         ptrace::setregs(self.pid, self.registers)?;
         ptrace::setregset::<NT_PRFPREG>(self.pid, to_floating(before, &self.floating))?;
+        if is_wide() {
+            self.change_extended(|area| put_upper(area, before))?;
+        }
         ptrace::setregs(self.pid, to_registers(before))?;
         let signal = self.resume()?;
         let registers = ptrace::getregs(self.pid)?;
         let end = self.end(signal)?;
         ptrace::setregs(self.pid, self.registers)?;
         let floating = ptrace::getregset::<NT_PRFPREG>(self.pid)?;
+        let mut upper = [[0; 2]; 16];
+        if is_wide() {
+            take_upper(&self.extended()?, &mut upper);
+        }
         let mut memory = Memory(Vec::with_capacity(case.memory.0.len()));
         for region in MEMORY {
             let mut bytes = vec![0; region.size as usize];
@@ -219,7 +228,32 @@ impl Native {
         if registers.eflags & posada_vcpu::x86::rflags::ID != 0 {
             self.clear_flags()?;
         }
-        Ok(Outcome { end, after: from_registers(&registers, &floating), memory })
+        let after = Registers { upper, ..from_registers(&registers, &floating) };
+        Ok(Outcome { end, after, memory })
+    }
+
+    /// The area of `xsave` with the child's state.
+    fn extended(&self) -> io::Result<Vec<u8>> {
+        let mut area = vec![0; EXTENDED];
+        let len = self.extended_request(PTRACE_GETREGSET, &mut area)?;
+        area.truncate(len);
+        Ok(area)
+    }
+
+    fn change_extended(&self, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
+        let mut area = self.extended()?;
+        change(&mut area);
+        self.extended_request(PTRACE_SETREGSET, &mut area).map(drop)
+    }
+
+    #[allow(unsafe_code)]
+    fn extended_request(&self, request: u32, area: &mut [u8]) -> io::Result<usize> {
+        const NT_X86_XSTATE: usize = 0x202;
+        let mut vector = nix::libc::iovec { iov_base: area.as_mut_ptr().cast(), iov_len: area.len() };
+        let pid = self.pid.as_raw();
+        // SAFETY: the vector describes the area, which lives longer than the call.
+        let result = unsafe { nix::libc::ptrace(request, pid, NT_X86_XSTATE, &raw mut vector) };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(vector.iov_len) }
     }
 
     fn end(&self, signal: Signal) -> io::Result<End> {
@@ -240,6 +274,28 @@ impl Native {
             (Signal::SIGUSR1, _) => End::Endless,
             (signal, code) => End::Other(signal as i32, code),
         })
+    }
+}
+
+/// More than the area of any processor.
+const EXTENDED: usize = 16 << 10;
+/// Where the area says what is in it, and where the upper halves of the YMM registers are.
+const PRESENT: usize = 512;
+const UPPER: usize = 576;
+
+fn put_upper(area: &mut [u8], r: &Registers) {
+    area[PRESENT] |= 7;
+    for (bytes, half) in area[UPPER..].chunks_exact_mut(8).zip(r.upper.iter().flatten()) {
+        bytes.copy_from_slice(&half.to_le_bytes());
+    }
+}
+
+fn take_upper(area: &[u8], upper: &mut [[u64; 2]; 16]) {
+    if area[PRESENT] & 4 == 0 {
+        return;
+    }
+    for (bytes, half) in area[UPPER..].as_chunks::<8>().0.iter().zip(upper.iter_mut().flatten()) {
+        *half = u64::from_le_bytes(*bytes);
     }
 }
 
@@ -328,6 +384,7 @@ fn from_registers(r: &user_regs_struct, f: &user_fpregs_struct) -> Registers {
         gs_base: r.gs_base,
         x87,
         xmm: std::array::from_fn(|n| [half(n * 2), half(n * 2 + 1)]),
+        upper: [[0; 2]; 16],
         mxcsr: f.mxcsr,
     }
 }
