@@ -6,6 +6,7 @@ use std::time::Duration;
 
 const INTERRUPT: u32 = 1;
 const KICK: u32 = 2;
+const LOOK: u32 = 4;
 
 /// Asks one virtual CPU to look up from its work, from any thread.
 ///
@@ -27,6 +28,12 @@ impl Attention {
     /// [`Vcpu::run`](crate::Vcpu::run) shall return [`Exit::Kicked`](crate::Exit::Kicked) soon.
     pub fn kick(&self) {
         self.raise(KICK);
+    }
+
+    /// Memory has changed of which an engine may keep copies, or another virtual CPU waits for it. Whoever sleeps
+    /// goes on sleeping: it looks when it runs again.
+    pub fn look(&self) {
+        self.flags.fetch_or(LOOK, Ordering::AcqRel);
     }
 
     fn raise(&self, flag: u32) {
@@ -60,10 +67,15 @@ impl Attention {
         self.flags.fetch_and(!INTERRUPT, Ordering::AcqRel) & INTERRUPT != 0
     }
 
+    /// Takes the call to look, before looking.
+    pub fn take_look(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & LOOK != 0 && self.flags.fetch_and(!LOOK, Ordering::AcqRel) & LOOK != 0
+    }
+
     /// Sleeps until something is asked for, at most for `limit` where there is one.
     pub fn wait(&self, limit: Option<Duration>) {
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = |(): &mut ()| !self.is_raised();
+        let idle = |(): &mut ()| self.flags.load(Ordering::Relaxed) & !LOOK == 0;
         match limit {
             None => drop(self.changed.wait_while(guard, idle)),
             Some(limit) => drop(self.changed.wait_timeout_while(guard, limit, idle)),

@@ -81,10 +81,8 @@ pub(crate) struct Code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Known,
-    /// Translated now; `page`: its page had no other block before, and is watched from now on.
-    New {
-        page: bool,
-    },
+    /// Translated now.
+    New,
     /// The same, and everything else has been forgotten.
     NewAlone,
 }
@@ -203,7 +201,7 @@ impl CodeCache {
     /// Makes room for a block that is made from pages of RAM, which are watched from now on; the number of its
     /// first tie.
     fn prepare(&mut self, pages: &[usize], key: u64, ram: &GuestRam, stats: &mut Stats) -> (u32, Found) {
-        let mut found = Found::New { page: false };
+        let mut found = Found::New;
         if !self.has_room() {
             self.clear();
             stats.clears += 1;
@@ -211,12 +209,8 @@ impl CodeCache {
         }
         for at in pages {
             let number = at / PAGE_SIZE;
-            let page = self.pages.entry(number as u64).or_insert_with(|| {
-                if found != Found::NewAlone {
-                    found = Found::New { page: true };
-                }
-                Page { version: ram.watch_code(number), blocks: Vec::new() }
-            });
+            let page = self.pages.entry(number as u64);
+            let page = page.or_insert_with(|| Page { version: ram.watch_code(number), blocks: Vec::new() });
             page.blocks.push(key);
         }
         (self.ties.len() as u32, found)

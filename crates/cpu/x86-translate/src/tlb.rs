@@ -5,7 +5,10 @@
 //! page's, and a large number if it is not: one comparison tells, and whether the access would cross into the next
 //! page. The interpreter's own buffer ([`posada_x86`]) and the page tables stand behind it.
 //!
-//! There is no entry for writes to a page that holds translated code: such a write must be seen.
+//! There is no entry for writes to a page that holds translated code: such a write must be seen. Pages are lent for
+//! writing, and given back when a virtual CPU wants to watch one of them ([`GuestRam::lend`]).
+//!
+//! [`GuestRam::lend`]: posada_memory::GuestRam::lend
 
 use crate::filled::Filled;
 
@@ -92,11 +95,11 @@ impl Tlb {
         }
     }
 
-    /// Forgets where writes to the page at `host` go.
-    pub(crate) fn protect(&mut self, tables: &mut [[Table; 2]; 3], host: u64) {
+    /// Forgets where writes to pages go that `watched` says of, by their address in the host's memory.
+    pub(crate) fn protect(&mut self, tables: &mut [[Table; 2]; 3], watched: impl Fn(u64) -> bool) {
         for (filled, table) in self.filled.iter().zip(tables.iter_mut()) {
             filled[1].each(|n| {
-                if table[1][n].host == host {
+                if table[1][n].tag != never(n) && watched(table[1][n].host) {
                     table[1][n].tag = never(n);
                 }
             });

@@ -130,6 +130,7 @@ impl Translator {
                 Next::Again => continue,
                 Next::Code(code, mode) => (code, mode),
             };
+            machine.go_inside(context);
             // SAFETY: `gs` is based at this context (`run`); `code` was found for the view in force; no reference
             // to machine or context is used while it runs.
             let why = unsafe {
@@ -140,6 +141,7 @@ impl Translator {
                 }
             };
             let (machine, context) = self.parts();
+            machine.interpreter.membership().leave();
             machine.take_back(context);
             match why & 3 {
                 reason::INTERPRET => machine.interpret(),
@@ -307,12 +309,6 @@ impl Machine {
         if found == Found::NewAlone {
             self.jumps.clear(&mut context.jumps, true);
         }
-        if !matches!(found, Found::Known | Found::New { page: false }) {
-            self.watch(context, at);
-            if let Some(second) = second {
-                self.watch(context, second);
-            }
-        }
         Some((code, FoundAs { alone: found == Found::NewAlone, crossing: second.is_some() }))
     }
 
@@ -336,7 +332,11 @@ impl Machine {
         if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
             return None;
         }
-        let (code, found) = self.find_code(context, linear, at, mode)?;
+        // Who watches code waits for those inside, and is not to wait for itself.
+        self.interpreter.membership().leave();
+        let found = self.find_code(context, linear, at, mode);
+        self.go_inside(context);
+        let (code, found) = found?;
         if code.wants_vectors {
             // That is for `next` to see to.
             return None;
@@ -345,11 +345,14 @@ impl Machine {
         Some(code.saved)
     }
 
-    /// A page holds translated code from now on: writes to it must be seen.
-    fn watch(&mut self, context: &mut Context, at: usize) {
-        let ram = &self.interpreter.connections().ram;
-        if let Some(host) = ram.host_address(at - at % PAGE_SIZE) {
-            self.tlb.protect(&mut context.tlb, host as u64);
+    /// From now on translated code may run, and store to pages that were lent; those that hold code by now are
+    /// given back before.
+    fn go_inside(&mut self, context: &mut Context) {
+        let (membership, tlb) = (self.interpreter.membership(), &mut self.tlb);
+        while !membership.enter() {
+            let ram = &self.interpreter.connections().ram;
+            let watched = |host: u64| ram.is_watched(ram.page_at_host(host as usize));
+            membership.give_back(|| tlb.protect(&mut context.tlb, watched));
         }
     }
 
@@ -484,10 +487,8 @@ unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u6
         return 0;
     }
     let ram = &machine.interpreter.connections().ram;
-    if write && ram.is_watched(at / PAGE_SIZE) {
-        return 0;
-    }
-    let Some(host) = ram.host_address(at) else { return 0 };
+    let host = if write { ram.lend(at) } else { ram.host_address(at) };
+    let Some(host) = host else { return 0 };
     let host = host as u64;
     let global = machine.interpreter.is_global(linear);
     machine.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page), global);

@@ -110,10 +110,13 @@ impl Core {
             self.probe(number, linear, T::BYTES, Access::Write)?;
             match self.place(number, linear, Access::Write)? {
                 Place::Ram(at) if (linear & PAGE_MASK) + T::BYTES <= PAGE_MASK + 1 => at,
-                // A device, or two pages that need not be neighbours in RAM: no host lock covers them.
+                Place::Ram(at) if self.next_is_neighbour(number, linear, at)? => at,
+                // A device, or two pages that are no neighbours in RAM: no host lock covers them.
                 _ => {
-                    let old = self.read_slow(number, linear)?;
-                    self.write_slow(number, linear, change(old))?;
+                    let ram = self.connections.ram.clone();
+                    let _only = ram.lock_split();
+                    let old = self.read_places(number, linear)?;
+                    self.write_places(number, linear, change(old))?;
                     return Ok(old);
                 }
             }
@@ -123,6 +126,12 @@ impl Core {
             self.code_written();
         }
         Ok(old)
+    }
+
+    /// Whether the page after that of `linear`, which lies at `at`, follows it in RAM, too.
+    fn next_is_neighbour(&mut self, number: u8, linear: u64, at: usize) -> Step<bool> {
+        let next = (linear | PAGE_MASK).wrapping_add(1) & self.linear_mask;
+        Ok(self.place(number, next, Access::Write)? == Place::Ram((at | PAGE_MASK as usize) + 1))
     }
 
     /// The operand at an instruction's memory address.

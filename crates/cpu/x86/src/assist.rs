@@ -4,6 +4,7 @@
 //! registers while its own code runs, hands them back, has one instruction interpreted, and takes them again. All
 //! that is not a general-purpose register, an arithmetic flag or a vector stays with the interpreter.
 
+use posada_memory::Membership;
 use posada_vcpu::x86::{X87, cr0, cr4, rflags};
 use posada_vcpu::{Connections, Exit};
 
@@ -66,6 +67,8 @@ pub trait Assist {
     fn selectors(&self) -> [u16; 6];
     /// Whether supervisors are kept from users' pages unless `rflags.AC` is set.
     fn smap(&self) -> bool;
+    /// Its place among the virtual CPUs of the guest.
+    fn membership(&self) -> &Membership;
     /// What the board gave.
     fn connections(&self) -> &Connections;
     /// What the processor announces.
@@ -161,6 +164,10 @@ impl Assist for Interpreter {
 
     fn smap(&self) -> bool {
         self.core.cr4 & cr4::SMAP != 0
+    }
+
+    fn membership(&self) -> &Membership {
+        &self.core.membership
     }
 
     fn connections(&self) -> &Connections {

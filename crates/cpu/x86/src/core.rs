@@ -1,6 +1,9 @@
 //! One processor as the interpreter works on it: the architectural state, laid out for speed, with what is
 //! derived from it kept beside it.
 
+use std::sync::Arc;
+
+use posada_memory::Membership;
 use posada_vcpu::x86::{Activity, Msrs, Segment, State, Table, X87, cr0, cr4, efer, rflags};
 use posada_vcpu::{Connections, Exit};
 
@@ -93,11 +96,15 @@ pub(crate) struct Core {
     pub native: Option<Box<dyn Native>>,
     pub model: Model,
     pub connections: Connections,
+    /// Who learns of writes to code.
+    pub membership: Membership,
 }
 
 impl Core {
     pub(crate) fn new(connections: Connections, model: Model) -> Self {
         let state = State::reset();
+        let attention = Arc::clone(&connections.attention);
+        let membership = connections.ram.join(move || attention.look());
         let mut core = Self {
             registers: [0; REGISTERS],
             flags: Flags::new(0),
@@ -140,6 +147,7 @@ impl Core {
             native: None,
             model,
             connections,
+            membership,
         };
         core.load_state(&state);
         core

@@ -165,6 +165,8 @@ impl Interpreter {
                 return Some(Exit::Kicked);
             }
             core.interrupts_wait |= core.connections.attention.take_interrupt();
+            // Blocks that are stale are found out by their pages' versions.
+            core.connections.attention.take_look();
         }
         core.slow = false;
         while core.interrupts_wait

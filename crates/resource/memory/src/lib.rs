@@ -8,7 +8,9 @@
 //!
 //! Each 4 KiB page carries a *mark*. A page with no mark is written at full speed; a mark makes a write report
 //! itself, which is how engines learn that code which they have decoded or translated has changed, whoever
-//! changed it: the same virtual CPU, another one, or a device.
+//! changed it: the same virtual CPU, another one, or a device. Virtual CPUs that have
+//! [joined](GuestRam::join) are called then; those whose own code stores to memory are [lent](GuestRam::lend) the
+//! pages that may be stored to without a look at the mark.
 //!
 //! ```
 //! use posada_memory::{Gpa, GuestRam};
@@ -32,10 +34,13 @@
 #![allow(unsafe_code)]
 
 mod access;
+mod barrier;
 mod marks;
+mod members;
 mod ram;
 
 pub use access::Value;
 pub use marks::PageMarks;
+pub use members::Membership;
 pub use ram::{Error, Gpa, GuestRam, PAGE_SIZE};
 pub use vm_memory;

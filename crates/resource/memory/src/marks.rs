@@ -1,48 +1,56 @@
 //! What the monitor wants to know about writes to a page.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 
 use crate::PAGE_SIZE;
+use crate::members::{Members, Membership};
 
 /// The page holds code that an engine has decoded or translated.
-const CODE: u8 = 1;
+const CODE: u32 = 1;
+/// All virtual CPUs know of the code: no store can miss the mark any more.
+const SETTLED: u32 = 2;
+/// The page has been lent to an engine, whose code stores to it without a look at the mark.
+const LENT: u32 = 4;
+/// What is added to a page's word for the next version.
+const VERSION: u32 = 8;
+const MARKS: u32 = VERSION - 1;
 
-/// One mark and one code version a page, shared by all virtual CPUs and devices.
+/// Marks and a code version for each page, shared by all virtual CPUs and devices.
 ///
 /// It also is the *dirty bitmap* that `vm-memory` reports its writes to, so that a device which writes to guest
 /// memory through that crate's interface invalidates code like any store of a virtual CPU.
 #[derive(Clone, Debug)]
 pub struct PageMarks {
-    pages: Arc<[Page]>,
+    /// Each page's version and marks in one word, so that they change together.
+    pages: Arc<[AtomicU32]>,
     /// Counts the writes that hit code, of all pages.
     epoch: Arc<AtomicU64>,
+    members: Arc<Members>,
     /// Where the bytes that this view speaks of begin, in bytes from the start of RAM.
     start: usize,
 }
 
-#[derive(Debug, Default)]
-struct Page {
-    version: AtomicU32,
-    mark: AtomicU8,
-}
-
 impl PageMarks {
     pub(crate) fn new(bytes: usize) -> Self {
-        let pages = (0..bytes.div_ceil(PAGE_SIZE)).map(|_| Page::default()).collect();
-        Self { pages, epoch: Arc::default(), start: 0 }
+        let pages = (0..bytes.div_ceil(PAGE_SIZE)).map(|_| AtomicU32::new(0)).collect();
+        Self { pages, epoch: Arc::default(), members: Arc::default(), start: 0 }
     }
 
     pub(crate) fn starting_at(&self, start: usize) -> Self {
         Self { start, ..self.clone() }
     }
 
+    pub(crate) fn join(&self, call: Box<dyn Fn() + Send + Sync>) -> Membership {
+        Membership::new(&self.members, call)
+    }
+
     /// Whether a write to `page` must be reported with [`written`](Self::written).
     #[inline(always)]
     pub(crate) fn is_marked(&self, page: usize) -> bool {
-        self.pages[page].mark.load(Ordering::Relaxed) != 0
+        self.pages[page].load(Ordering::Relaxed) & CODE != 0
     }
 
     /// [`is_marked`](Self::is_marked) without a look at how many pages there are.
@@ -52,25 +60,46 @@ impl PageMarks {
     #[inline(always)]
     pub(crate) unsafe fn is_marked_unchecked(&self, page: usize) -> bool {
         // SAFETY: the caller promises that the page exists.
-        unsafe { self.pages.get_unchecked(page) }.mark.load(Ordering::Relaxed) != 0
+        unsafe { self.pages.get_unchecked(page) }.load(Ordering::Relaxed) & CODE != 0
     }
 
-    /// A write to `page` has happened: drops its marks and returns whether it held code.
+    /// A write to `page` has happened: drops its marks, tells everyone, and returns whether it held code.
     #[cold]
     pub(crate) fn written(&self, page: usize) -> bool {
-        let page = &self.pages[page];
-        let had_code = page.mark.swap(0, Ordering::AcqRel) & CODE != 0;
+        let moved = |word: u32| (word & CODE != 0).then(|| (word & (LENT | !MARKS)).wrapping_add(VERSION));
+        let had_code = self.pages[page].fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok();
         if had_code {
-            page.version.fetch_add(1, Ordering::AcqRel);
             self.epoch.fetch_add(1, Ordering::AcqRel);
+            self.members.code_written();
         }
         had_code
     }
 
+    #[inline]
     pub(crate) fn watch_code(&self, page: usize) -> u32 {
-        let page = &self.pages[page];
-        page.mark.fetch_or(CODE, Ordering::AcqRel);
-        page.version.load(Ordering::Acquire)
+        let word = &self.pages[page];
+        let mut seen = word.load(Ordering::Acquire);
+        if seen & SETTLED == 0 {
+            seen = word.fetch_or(CODE, Ordering::AcqRel) | CODE;
+            self.settle(word, seen);
+        }
+        seen & !MARKS
+    }
+
+    #[cold]
+    fn settle(&self, word: &AtomicU32, seen: u32) {
+        if seen & SETTLED == 0 {
+            self.members.settle(seen & LENT != 0);
+            // If the version has moved on meanwhile, this code is stale already.
+            let settled = (seen | SETTLED) & !LENT;
+            let _ = word.compare_exchange(seen, settled, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Lends `page`, unless it holds watched code.
+    pub(crate) fn lend(&self, page: usize) -> bool {
+        let lent = |word: u32| (word & CODE == 0).then_some(word | LENT);
+        self.pages[page].fetch_update(Ordering::AcqRel, Ordering::Relaxed, lent).is_ok()
     }
 
     #[inline(always)]
@@ -80,7 +109,7 @@ impl PageMarks {
 
     #[inline(always)]
     pub(crate) fn version(&self, page: usize) -> u32 {
-        self.pages[page].version.load(Ordering::Acquire)
+        self.pages[page].load(Ordering::Acquire) & !MARKS
     }
 }
 
@@ -95,6 +124,8 @@ impl Bitmap for PageMarks {
         if len == 0 {
             return;
         }
+        // A device's write is seen before its look at the marks is.
+        fence(Ordering::SeqCst);
         let first = self.start.saturating_add(offset) / PAGE_SIZE;
         let last = self.start.saturating_add(offset).saturating_add(len - 1) / PAGE_SIZE;
         for page in first..=last.min(self.pages.len().saturating_sub(1)) {

@@ -1,12 +1,13 @@
 //! The RAM itself.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, mmap::MmapRegionBuilder};
 
 use crate::access::{self, Value};
 use crate::marks::PageMarks;
+use crate::members::Membership;
 
 /// The smallest page of x86, in bytes: the grain of marks, of RAM ranges and of every translation.
 pub const PAGE_SIZE: usize = 4096;
@@ -72,6 +73,7 @@ pub struct GuestRam {
     marks: PageMarks,
     ranges: Arc<[Range]>,
     view: GuestMemoryMmap<PageMarks>,
+    split: Arc<Mutex<()>>,
     /// Keeps the mapping alive.
     _mapping: Arc<MmapRegion<()>>,
 }
@@ -133,7 +135,8 @@ impl GuestRam {
             regions.push(region);
         }
         let view = GuestMemoryMmap::from_regions(regions).map_err(|e| failed(e.to_string()))?;
-        Ok(Self { base, len, marks, ranges: placed.into(), view, _mapping: Arc::new(mapping) })
+        let split = Arc::default();
+        Ok(Self { base, len, marks, ranges: placed.into(), view, split, _mapping: Arc::new(mapping) })
     }
 
     /// The size of all RAM in bytes.
@@ -324,8 +327,14 @@ impl GuestRam {
         code
     }
 
+    /// Takes a place among the virtual CPUs, whose stores the others may have to wait for, and who must learn of
+    /// writes to code: `call` makes it look up from its work soon, and is called by any thread.
+    pub fn join(&self, call: impl Fn() + Send + Sync + 'static) -> Membership {
+        self.marks.join(Box::new(call))
+    }
+
     /// Marks `page` (an offset divided by [`PAGE_SIZE`]) as holding decoded code and returns its code version.
-    /// Read the bytes *after* this, so that no write slips in between.
+    /// Read the bytes *after* this, so that no write slips in between. Not to be called [inside](Membership::enter).
     pub fn watch_code(&self, page: usize) -> u32 {
         self.marks.watch_code(page)
     }
@@ -349,10 +358,28 @@ impl GuestRam {
     }
 
     /// Where the byte at `offset` is in the host's memory, for engines whose code accesses guest memory by itself:
-    /// at most up to the end of its page, and never a store to a [watched](Self::is_watched) page. `None`: outside
-    /// RAM.
+    /// at most up to the end of its page, and never a store to a page that has not been [lent](Self::lend). `None`:
+    /// outside RAM.
     pub fn host_address(&self, offset: usize) -> Option<usize> {
         (offset < self.len).then(|| self.base as usize + offset)
+    }
+
+    /// [`host_address`](Self::host_address) of a place whose page may be stored to until it is asked for, by a
+    /// [member](Self::join) that is [inside](Membership::enter). `None`: outside RAM, or the page holds watched
+    /// code.
+    pub fn lend(&self, offset: usize) -> Option<usize> {
+        self.host_address(offset).filter(|_| self.marks.lend(offset / PAGE_SIZE))
+    }
+
+    /// The page of RAM that a [host address](Self::host_address) lies in.
+    pub fn page_at_host(&self, address: usize) -> usize {
+        address.wrapping_sub(self.base as usize) / PAGE_SIZE
+    }
+
+    /// For a locked operation on two pages that are no neighbours in RAM, for which the host has none: while the
+    /// guard lives, nobody else makes one.
+    pub fn lock_split(&self) -> MutexGuard<'_, ()> {
+        self.split.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn span(&self, gpa: Gpa, len: usize) -> Result<usize, Error> {
