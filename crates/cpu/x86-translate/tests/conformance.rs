@@ -1,7 +1,8 @@
 //! The translator against the conformance suite of `posada-vcpu`: one test for each behaviour.
 
+use posada_vcpu::conformance::CASES;
 use posada_vcpu::{Connections, Vcpu};
-use posada_x86::Model;
+use posada_x86::{Interpreter, Model};
 use posada_x86_translate::Translator;
 
 fn translator(connections: Connections) -> Box<dyn Vcpu> {
@@ -10,3 +11,20 @@ fn translator(connections: Connections) -> Box<dyn Vcpu> {
 }
 
 posada_vcpu::conformance_tests!(crate::translator);
+
+/// Every other processor is the interpreter's.
+fn mixed(connections: Connections) -> Box<dyn Vcpu> {
+    if connections.index % 2 == 0 {
+        return translator(connections);
+    }
+    let model = Model::named("x86-64-v2").expect("a listed model exists");
+    Box::new(Interpreter::new(connections, model).expect("there is always an interpreter"))
+}
+
+#[test]
+fn processors_of_both_engines_agree() {
+    let cases = CASES.iter().filter(|case| case.name.starts_with("processors::"));
+    for case in cases {
+        case.run(&mixed);
+    }
+}

@@ -2,4 +2,5 @@
 
 mod bad_input;
 mod boot;
+mod processors;
 mod support;

@@ -161,7 +161,10 @@ mod tests {
 
     fn member(members: &Arc<Members>, calls: &Arc<AtomicUsize>) -> Membership {
         let calls = Arc::clone(calls);
-        Membership::new(members, Box::new(move || drop(calls.fetch_add(1, Ordering::Relaxed))))
+        let call = move || {
+            calls.fetch_add(1, Ordering::Relaxed);
+        };
+        Membership::new(members, Box::new(call))
     }
 
     #[test]

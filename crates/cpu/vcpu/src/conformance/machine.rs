@@ -380,18 +380,30 @@ impl<'a> Machine<'a> {
         self.tables.as_mut().expect("a mode with paging").entry(&self.ram, linear, level)
     }
 
-    /// Runs it up to its first exit.
-    pub(crate) fn run(self) -> End {
+    /// One of its processors, in the state that it begins with.
+    pub(crate) fn processor(
+        &self,
+        index: u32,
+        count: u32,
+        interrupts: &Arc<Script>,
+        attention: &Arc<Attention>,
+    ) -> Box<dyn Vcpu> {
         let mut vcpu = (self.engine)(Connections {
-            index: 0,
-            count: 1,
+            index,
+            count,
             ram: self.ram.clone(),
             bus: self.bus.clone(),
-            interrupts: self.interrupts.clone(),
-            attention: Arc::clone(&self.attention),
+            interrupts: Arc::clone(interrupts) as _,
+            attention: Arc::clone(attention),
             clock: Arc::new(Clock::new()),
         });
         vcpu.set_state(&self.state).expect("the engine takes the state");
+        vcpu
+    }
+
+    /// Runs it up to its first exit.
+    pub(crate) fn run(self) -> End {
+        let mut vcpu = self.processor(0, 1, &self.interrupts, &self.attention);
         let exit = vcpu.run().expect("the engine runs");
         End {
             exit,

@@ -347,4 +347,16 @@ suite! { $
         a_page_mapped_elsewhere_brings_other_code
         the_same_bytes_are_other_code_in_another_mode
     }
+    processors {
+        locked_instructions_of_several_processors_add_up
+        a_lock_taken_by_exchange_keeps_others_out
+        fences_order_stores_before_loads
+        interrupts_go_back_and_forth
+        a_start_up_message_starts_a_processor
+        a_page_taken_away_is_not_written_to_any_more
+        code_that_another_processor_changes_is_seen_in_a_loop
+        code_that_another_processor_changes_is_seen_after_a_serializing_instruction
+        a_page_that_another_processor_writes_to_becomes_code
+        every_processor_may_change_what_all_run
+    }
 }
