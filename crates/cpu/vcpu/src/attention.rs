@@ -69,7 +69,8 @@ impl Attention {
 
     /// Takes the call to look, before looking.
     pub fn take_look(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & LOOK != 0 && self.flags.fetch_and(!LOOK, Ordering::AcqRel) & LOOK != 0
+        self.flags.load(Ordering::Acquire) & LOOK != 0
+            && self.flags.fetch_and(!LOOK, Ordering::AcqRel) & LOOK != 0
     }
 
     /// Sleeps until something is asked for, at most for `limit` where there is one.

@@ -39,6 +39,15 @@ fn code_of(cpu: usize) -> u64 {
     CODES + cpu as u64 * ROOM
 }
 
+/// Counts a processor as ended when dropped, even if its engine panics.
+struct Ending<'a>(&'a AtomicUsize);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// Runs as many processors as `change` makes states for, up to the `hlt` at the end of each one's code: one that is
 /// reached with interrupts off.
 fn run(machine: &Machine<'_>, cpus: usize, change: impl Fn(usize, &mut State)) -> Vec<State> {
@@ -57,12 +66,6 @@ fn run(machine: &Machine<'_>, cpus: usize, change: impl Fn(usize, &mut State)) -
         _ => {}
     });
     let ended = AtomicUsize::new(0);
-    struct End<'a>(&'a AtomicUsize);
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::Release);
-        }
-    }
     std::thread::scope(|scope| {
         let threads: Vec<_> = reached
             .iter()
@@ -76,8 +79,7 @@ fn run(machine: &Machine<'_>, cpus: usize, change: impl Fn(usize, &mut State)) -
                 vcpu.set_state(&state).expect("the engine takes the state");
                 let ended = &ended;
                 scope.spawn(move || {
-                    // Even if the engine panics.
-                    let _end = End(ended);
+                    let _ending = Ending(ended);
                     loop {
                         match vcpu.run().expect("the engine runs") {
                             Exit::Halted => {
@@ -88,7 +90,7 @@ fn run(machine: &Machine<'_>, cpus: usize, change: impl Fn(usize, &mut State)) -
                                 }
                                 attention.wait(None);
                             }
-                            exit => break Err((exit, vcpu.state())),
+                            exit => break Err(Box::new((exit, vcpu.state()))),
                         }
                     }
                 })
@@ -98,13 +100,16 @@ fn run(machine: &Machine<'_>, cpus: usize, change: impl Fn(usize, &mut State)) -
         while ended.load(Ordering::Acquire) < cpus {
             std::thread::sleep(Duration::from_millis(1));
             if began.elapsed() > PATIENCE {
-                reached.iter().for_each(|(_, attention)| attention.kick());
+                for (_, attention) in &reached {
+                    attention.kick();
+                }
             }
         }
         let ends = threads.into_iter().map(|thread| thread.join().expect("no engine panics"));
         ends.enumerate()
             .map(|(cpu, end)| {
-                end.unwrap_or_else(|(exit, state)| {
+                end.unwrap_or_else(|other| {
+                    let (exit, state) = *other;
                     panic!("processor {cpu}: {exit:?} at {:#x}, registers {:x?}", state.rip, state.gpr)
                 })
             })
