@@ -356,6 +356,7 @@ suite! { $
         a_page_taken_away_is_not_written_to_any_more
         code_that_another_processor_changes_is_seen_in_a_loop
         code_that_another_processor_changes_is_seen_after_a_serializing_instruction
+        a_loop_within_a_page_that_another_processor_changes_is_left
         a_page_that_another_processor_writes_to_becomes_code
         every_processor_may_change_what_all_run
     }

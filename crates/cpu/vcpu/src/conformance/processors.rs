@@ -406,6 +406,38 @@ pub(super) fn code_that_another_processor_changes_is_seen_after_a_serializing_in
     changes_are_seen(engine, true, 1);
 }
 
+/// Nothing in the loop but the change ends it.
+pub(super) fn a_loop_within_a_page_that_another_processor_changes_is_left(engine: &Engine) {
+    const CHANGES: i32 = 50;
+    let machine = Machine::long(engine)
+        .code_at(SHARED, 64, |a| {
+            let mut again = a.create_label();
+            a.set_label(&mut again)?;
+            a.mov(eax, 1)?;
+            a.mov(dword_ptr(DATA), eax)?;
+            a.cmp(eax, CHANGES)?;
+            a.jne(again)
+        })
+        .code_at(code_of(0), 64, |a| {
+            let (mut again, mut wait) = (a.create_label(), a.create_label());
+            a.xor(esi, esi)?;
+            a.set_label(&mut again)?;
+            a.inc(esi)?;
+            a.mov(dword_ptr(SHARED + 1), esi)?;
+            a.set_label(&mut wait)?;
+            a.cmp(dword_ptr(DATA), esi)?;
+            a.jne(wait)?;
+            a.cmp(esi, CHANGES)?;
+            a.jne(again)
+        });
+    let states = run(&machine, 2, |cpu, state| {
+        if cpu == 1 {
+            state.rip = SHARED;
+        }
+    });
+    assert_eq!(states[1].gpr[gpr::RAX], CHANGES as u64);
+}
+
 /// The one who writes has written to the page many times before it became code.
 pub(super) fn a_page_that_another_processor_writes_to_becomes_code(engine: &Engine) {
     for _ in 0..4 {
