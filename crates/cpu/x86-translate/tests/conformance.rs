@@ -14,7 +14,7 @@ posada_vcpu::conformance_tests!(crate::translator);
 
 /// Every other processor is the interpreter's.
 fn mixed(connections: Connections) -> Box<dyn Vcpu> {
-    if connections.index % 2 == 0 {
+    if connections.index.is_multiple_of(2) {
         return translator(connections);
     }
     let model = Model::named("x86-64-v2").expect("a listed model exists");
