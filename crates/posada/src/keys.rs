@@ -11,6 +11,7 @@ Ctrl-A p  press the power button\r
 Ctrl-A r  reset the machine\r
 Ctrl-A b  send a break (Linux: SysRq)\r
 Ctrl-A s  show the processors' registers\r
+Ctrl-A t  show what the engine has done\r
 Ctrl-A Ctrl-A  send Ctrl-A to the guest\r
 ";
 
@@ -23,6 +24,7 @@ pub(crate) enum Action {
     Reset,
     Break,
     Registers,
+    Report,
 }
 
 /// Tells our keys from the guest's.
@@ -51,6 +53,7 @@ impl Keys {
                 b'r' => act(Action::Reset),
                 b'b' => act(Action::Break),
                 b's' => act(Action::Registers),
+                b't' => act(Action::Report),
                 // Ctrl-A twice, or Ctrl-A a, as QEMU and screen have it.
                 ESCAPE | b'a' => guests.push(ESCAPE),
                 // Not one of ours: nobody's.

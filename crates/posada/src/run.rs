@@ -254,6 +254,11 @@ fn act(action: Action, handle: &Handle, ending: &Ending) {
                 eprintln!("\nprocessor {cpu}\n{state}");
             }
         }
+        Action::Report => {
+            for (cpu, report) in handle.reports().into_iter().flatten().enumerate() {
+                eprint!("\nprocessor {cpu}\n{report}");
+            }
+        }
     }
 }
 

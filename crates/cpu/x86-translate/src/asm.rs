@@ -241,6 +241,18 @@ impl Asm {
         self.mov(0, R10);
     }
 
+    /// Puts CF and OF, which are the host's, to the others that [`save_flags`](Self::save_flags) has saved; changes
+    /// `r10`.
+    pub(crate) fn save_carry_and_overflow(&mut self, offset: i32) {
+        // seto gs:[offset]; setc r10b; and byte gs:[offset + 1], 0xfe; or gs:[offset + 1], r10b
+        self.bytes(&[GS, 0x0f, 0x90, 0x04, 0x25]);
+        self.int(offset);
+        self.bytes(&[0x41, 0x0f, 0x92, 0xc2, GS, 0x80, 0x24, 0x25]);
+        self.int(offset + 1);
+        self.bytes(&[0xfe, GS, 0x44, 0x08, 0x14, 0x25]);
+        self.int(offset + 1);
+    }
+
     /// Takes back what [`save_flags`](Self::save_flags) has saved, through `r10`.
     pub(crate) fn restore_flags(&mut self, offset: i32) {
         self.mov(R10, 0);

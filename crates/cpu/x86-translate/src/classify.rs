@@ -313,6 +313,11 @@ pub(crate) fn may_keep_flags(i: &Instruction) -> bool {
     }
 }
 
+/// Whether an instruction changes CF and OF, whatever its operands are, and neither looks at nor changes any other flag.
+pub(crate) fn rotates_by_constant(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), Mnemonic::Rol | Mnemonic::Ror) && !may_keep_flags(i)
+}
+
 /// Whether a memory operand must lie at a multiple of its size.
 pub(crate) fn needs_alignment(i: &Instruction, size: u32) -> bool {
     use Mnemonic as M;

@@ -1,11 +1,13 @@
 //! A machine from outside, while it runs.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use posada_vcpu::Vcpu;
 use posada_vcpu::x86::State;
 
 use crate::board::Board;
@@ -25,14 +27,23 @@ pub enum Port {
 #[error("the guest has ended")]
 pub struct Ended;
 
-/// Requests for a processor's state, which it answers itself.
-pub(crate) type Inquiries = Mutex<Vec<Sender<State>>>;
+/// Something that a processor is asked between two of its instructions, and answers itself.
+pub(crate) type Inquiry = Box<dyn FnOnce(&dyn Vcpu) + Send>;
+
+/// What a processor has been asked.
+pub(crate) type Inquiries = Mutex<Vec<Inquiry>>;
 
 /// Reaches a machine from other threads while [`Pc::run`](crate::Pc::run) runs it. Clones reach the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Handle {
     pub(crate) board: Arc<Board>,
     pub(crate) inquiries: Arc<[Inquiries]>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("board", &self.board).finish_non_exhaustive()
+    }
 }
 
 impl Handle {
@@ -77,6 +88,15 @@ impl Handle {
 
     /// The state of every processor, each between two of its instructions; `None` if the machine does not run.
     pub fn states(&self) -> Option<Vec<State>> {
+        self.ask(|vcpu| vcpu.state())
+    }
+
+    /// What the engine tells of each processor's work, where it keeps an account; `None` if the machine does not run.
+    pub fn reports(&self) -> Option<Vec<String>> {
+        Some(self.ask(|vcpu| vcpu.report())?.into_iter().flatten().collect())
+    }
+
+    fn ask<T: Send + 'static>(&self, question: fn(&dyn Vcpu) -> T) -> Option<Vec<T>> {
         // A processor that has just stopped will not answer any more.
         const PATIENCE: Duration = Duration::from_secs(2);
         if !self.board.running.load(Ordering::Acquire) {
@@ -88,7 +108,11 @@ impl Handle {
             .zip(&self.board.wiring.apics.cpus)
             .map(|(inquiries, cpu)| {
                 let (sender, answer) = channel();
-                inquiries.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+                let inquiry: Inquiry = Box::new(move |vcpu| {
+                    // Whoever asked may have lost patience.
+                    let _ = sender.send(question(vcpu));
+                });
+                inquiries.lock().unwrap_or_else(PoisonError::into_inner).push(inquiry);
                 cpu.attention.kick();
                 answer
             })

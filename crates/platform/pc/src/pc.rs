@@ -396,9 +396,8 @@ fn keep_running(board: &Board, index: usize, vcpu: &mut dyn Vcpu, inquiries: &In
     while !board.control.is_pending() {
         match vcpu.run() {
             Ok(Exit::Kicked) => {
-                for asker in inquiries.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-                    // Whoever asked may have lost patience.
-                    let _ = asker.send(vcpu.state());
+                for inquiry in inquiries.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                    inquiry(vcpu);
                 }
             }
             Ok(Exit::Halted) => {

@@ -1,0 +1,322 @@
+//! Instructions that go on with the next.
+
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+
+use super::{ARITHMETIC, Access, Address, ForInterpreter, Outcome, Stub, StubKind, Writer};
+use crate::asm::{Op, Place};
+use crate::classify;
+use crate::context::register::{R10, R11, RSP};
+use crate::context::{Context, offset};
+use crate::flags::Flags;
+use crate::registers::{self, with_number};
+
+impl Writer<'_> {
+    pub(super) fn straight(&mut self, i: &Instruction) -> Outcome {
+        match i.mnemonic() {
+            Mnemonic::Push => self.push(i),
+            Mnemonic::Pop => self.pop(i),
+            Mnemonic::Leave => self.leave_frame(i),
+            Mnemonic::Ldmxcsr => self.load_mxcsr(i),
+            Mnemonic::Fldcw => self.load_x87_control(i),
+            _ => match classify::classify(i, self.mode) {
+                classify::Class::Copy => self.copy(i),
+                classify::Class::Nothing => Ok(()),
+                classify::Class::Lea => self.lea(i),
+                classify::Class::Interpret => Err(ForInterpreter),
+            },
+        }
+    }
+
+    pub(super) fn push(&mut self, i: &Instruction) -> Outcome {
+        let to = Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false };
+        if i.stack_pointer_increment() != -8 {
+            return Err(ForInterpreter);
+        }
+        let (place, from) = match i.op0_kind() {
+            OpKind::Register => {
+                let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
+                let place = self.access(to);
+                let from = registers::host(number).unwrap_or(R11);
+                if from == R11 {
+                    self.load_guest(R11, number);
+                }
+                (place, from)
+            }
+            OpKind::Memory => {
+                let address = self.memory_operand(i)?;
+                let place = self.access(Access { address, size: 8, write: false, aligned: false });
+                self.asm.with_place(Op::Load, R10, place);
+                self.asm.store_context(offset::TEMPORARY, R10);
+                let place = self.access(to);
+                self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
+                (place, R11)
+            }
+            _ => {
+                let value = i32::try_from(i.immediate(0) as i64).map_err(|_| ForInterpreter)?;
+                let place = self.access(to);
+                self.asm.value(R11, value);
+                (place, R11)
+            }
+        };
+        self.asm.store_place(place, from);
+        let before = self.asm.len();
+        self.flags.before_moving_stack(&mut self.asm, -8);
+        let kept = before == self.asm.len();
+        self.add_to_stack(-8);
+        if kept {
+            self.keep_r10(&to, place);
+        }
+        Ok(())
+    }
+
+    pub(super) fn pop(&mut self, i: &Instruction) -> Outcome {
+        if i.stack_pointer_increment() != 8 || i.op0_kind() != OpKind::Register {
+            return Err(ForInterpreter);
+        }
+        let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
+        self.flags.before_writing(&mut self.asm, 1 << number);
+        let from = Access { address: Address::on_stack(0), size: 8, write: false, aligned: false };
+        let place = self.access(from);
+        let to = registers::host(number).unwrap_or(R11);
+        self.asm.with_place(Op::Load, to, place);
+        if to == R11 {
+            self.store_guest(number, R11);
+        }
+        if number != RSP {
+            let before = self.asm.len();
+            self.flags.before_moving_stack(&mut self.asm, 8);
+            let kept = before == self.asm.len();
+            self.add_to_stack(8);
+            if kept {
+                self.keep_r10(&from, place);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn leave_frame(&mut self, i: &Instruction) -> Outcome {
+        const RBP: u8 = 5;
+        if i.code() != iced_x86::Code::Leaveq {
+            return Err(ForInterpreter);
+        }
+        self.flags.before_writing(&mut self.asm, 1 << RBP | 1 << RSP);
+        let address = Address { base: Some(RBP), ..Address::on_stack(0) };
+        let place = self.access(Access { address, size: 8, write: false, aligned: false });
+        self.asm.with_place(Op::Load, R10, place);
+        self.asm.add_to(registers::host(RSP).unwrap_or(R11), RBP, 8);
+        self.asm.mov(RBP, R10);
+        Ok(())
+    }
+
+    pub(super) fn lea(&mut self, i: &Instruction) -> Outcome {
+        let to = i.op0_register();
+        let number = registers::number(to).ok_or(ForInterpreter)?;
+        let address = Address { segment: None, ..self.memory_operand(i)? };
+        if to.size() == 2 {
+            return Err(ForInterpreter);
+        }
+        self.flags.before_writing(&mut self.asm, 1 << number);
+        self.address(&address);
+        if to.size() == 4 {
+            self.asm.with_register(Op::Load, false, R10, R10);
+        }
+        self.store_guest(number, R10);
+        Ok(())
+    }
+
+    /// An instruction that does on the host just what it does in the guest, once its operands are in place.
+    pub(super) fn copy(&mut self, i: &Instruction) -> Outcome {
+        let memory = i.op_kinds().position(|kind| kind == OpKind::Memory).map(|n| n as u32);
+        let mut plan = self.plan(i, memory)?;
+        if classify::uses_x87(i) {
+            self.ensure_x87();
+        }
+        let modified = classify::modified_flags(i);
+        let reads = i.rflags_read() & ARITHMETIC != 0 || classify::may_keep_flags(i);
+        let sets_all = modified == ARITHMETIC && !reads;
+        if !sets_all {
+            self.flags.before_writing(&mut self.asm, plan.written);
+        }
+        let rotates = classify::rotates_by_constant(i) && plan.access.is_none() && self.flags == Flags::SAVED;
+        let mut placed = None;
+        if let Some(access) = plan.access {
+            let place = self.access(access);
+            plan.put(place);
+            placed = Some((access, place));
+        }
+        if (reads || modified != 0 && !sets_all) && !rotates {
+            if plan.access.is_some() && self.flags.are_lost() {
+                // The recipe needs a scratch register, and the address is in `r10`.
+                self.asm.store_context(offset::TEMPORARY, R10);
+                self.flags.want(&mut self.asm);
+                self.asm.with_context(Op::Load, R10, offset::TEMPORARY);
+            } else {
+                self.flags.want(&mut self.asm);
+            }
+        }
+        for (guest, scratch) in plan.loads() {
+            self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
+        }
+        if classify::may_raise(i, self.mode) {
+            let kind = StubKind::Recover(self.asm.here(), self.at);
+            self.stubs.push(Stub { holes: Vec::new(), flags: self.flags, polled: self.polled, kind });
+        }
+        let known = self.asm.instruction(&plan.instruction);
+        debug_assert!(known, "{i:?} was tried before");
+        for (guest, scratch) in plan.loads() {
+            if plan.written & 1 << guest != 0 {
+                self.asm.store_context(Context::gpr_offset(guest), scratch);
+            }
+        }
+        if let Some((access, place)) = placed {
+            self.keep_r10(&access, place);
+        }
+        if rotates {
+            // The others are where they were.
+            self.asm.save_carry_and_overflow(offset::FLAGS);
+        } else if sets_all {
+            self.flags.set_by(i);
+        } else if modified != 0 {
+            self.flags.set();
+        }
+        Ok(())
+    }
+
+    /// How an instruction is copied: with which operands, and what must be done before and after.
+    fn plan(&mut self, i: &Instruction, memory: Option<u32>) -> Result<Plan, ForInterpreter> {
+        let mut plan = Plan { instruction: *i, access: None, spilled: [None; 2], written: 0 };
+        let mut write = false;
+        let info = self.info.info(i);
+        for used in info.used_registers() {
+            if let Some(number) = registers::number(used.register())
+                && matches!(
+                    used.access(),
+                    OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+                )
+            {
+                plan.written |= 1 << number;
+            }
+        }
+        let mut scratch = if memory.is_some() { &[R11][..] } else { &[R10, R11][..] }.iter().copied();
+        for n in 0..i.op_count() {
+            let access = info.op_access(n);
+            match i.op_kind(n) {
+                OpKind::Register => {
+                    let register = i.op_register(n);
+                    let Some(number) = registers::number(register) else { continue };
+                    if registers::is_high_byte(register) {
+                        if memory.is_some() {
+                            // There is no way to name both.
+                            return Err(ForInterpreter);
+                        }
+                        continue;
+                    }
+                    if !registers::moves(number) {
+                        continue;
+                    }
+                    let host = match registers::host(number) {
+                        Some(host) => host,
+                        None => plan.scratch_for(number, &mut scratch)?,
+                    };
+                    set_register(&mut plan.instruction, n, with_number(register, host));
+                }
+                OpKind::Memory => {
+                    write |= !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+                }
+                _ => {}
+            }
+        }
+        // What is implied cannot be renamed.
+        for used in info.used_registers() {
+            if let Some(number) = registers::number(used.register())
+                && registers::moves(number)
+                && !explicit(i, number)
+            {
+                return Err(ForInterpreter);
+            }
+        }
+        if memory.is_some() {
+            let size = i.memory_size().size() as u32;
+            if size == 0 || size > 64 || info.used_memory().len() != 1 {
+                return Err(ForInterpreter);
+            }
+            let aligned = classify::needs_alignment(i, size);
+            let address = self.memory_operand(i)?;
+            plan.access = Some(Access { address, size, write, aligned });
+            let host = &mut plan.instruction;
+            host.set_memory_base(Register::R10);
+            host.set_memory_index(Register::None);
+            host.set_memory_index_scale(1);
+            host.set_memory_displacement64(0);
+            host.set_memory_displ_size(0);
+            host.set_segment_prefix(Register::None);
+        }
+        // What means nothing to the guest's processor may name another instruction to the host's: `rep bsf` is
+        // `tzcnt`.
+        plan.instruction.set_has_rep_prefix(false);
+        plan.instruction.set_has_repne_prefix(false);
+        // Better now than half-way.
+        if iced_x86::Encoder::new(64).encode(&plan.instruction, 0).is_err() {
+            return Err(ForInterpreter);
+        }
+        Ok(plan)
+    }
+}
+
+/// See [`Writer::plan`].
+struct Plan {
+    instruction: Instruction,
+    access: Option<Access>,
+    /// Guest registers that are in memory, and the scratch registers that stand for them.
+    spilled: [Option<(u8, u8)>; 2],
+    /// Guest registers that it writes, a bit each.
+    written: u16,
+}
+
+impl Plan {
+    fn scratch_for(&mut self, guest: u8, free: &mut impl Iterator<Item = u8>) -> Result<u8, ForInterpreter> {
+        if let Some((_, scratch)) = self.spilled.iter().flatten().find(|(known, _)| *known == guest) {
+            return Ok(*scratch);
+        }
+        let scratch = free.next().ok_or(ForInterpreter)?;
+        let slot = self.spilled.iter_mut().find(|slot| slot.is_none()).ok_or(ForInterpreter)?;
+        *slot = Some((guest, scratch));
+        Ok(scratch)
+    }
+
+    /// Lets the memory operand be at `place`.
+    fn put(&mut self, place: Place) {
+        if let Some(index) = place.index {
+            self.instruction.set_memory_index(with_number(Register::RAX, index));
+        }
+        let displacement = place.displacement;
+        self.instruction.set_memory_displacement64(i64::from(displacement) as u64);
+        self.instruction.set_memory_displ_size(match i8::try_from(displacement) {
+            Ok(0) => 0,
+            Ok(_) => 1,
+            Err(_) => 8,
+        });
+    }
+
+    fn loads(&self) -> impl Iterator<Item = (u8, u8)> + use<> {
+        self.spilled.into_iter().flatten()
+    }
+}
+
+fn set_register(instruction: &mut Instruction, operand: u32, register: Register) {
+    match operand {
+        0 => instruction.set_op0_register(register),
+        1 => instruction.set_op1_register(register),
+        2 => instruction.set_op2_register(register),
+        3 => instruction.set_op3_register(register),
+        _ => {}
+    }
+}
+
+/// Whether a register is named by the instruction, as an operand or in an address.
+fn explicit(i: &Instruction, number: u8) -> bool {
+    let is = |register: Register| registers::number(register) == Some(number);
+    is(i.memory_base())
+        || is(i.memory_index())
+        || (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && is(i.op_register(n)))
+}

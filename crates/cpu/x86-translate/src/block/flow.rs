@@ -1,0 +1,264 @@
+//! Where a block goes: jumps, calls, returns, and the look at the attention flag.
+
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+use super::{Access, Address, ForInterpreter, Outcome, PAGE, SAVED_ENTRY, StubKind, Tie, Writer};
+use crate::asm::{Condition, Hole, Op};
+use crate::context::register::{R10, R11};
+use crate::context::{Context, offset};
+use crate::entry::reason;
+use crate::registers;
+
+impl Writer<'_> {
+    /// Looks whether attention is asked for, if that is still to be done and the host's flags are free.
+    pub(super) fn poll_if_free(&mut self) {
+        if !self.polled && self.flags.are_lost() {
+            self.poll();
+        }
+    }
+
+    /// Looks whether attention is asked for; must come before anything of the current instruction.
+    pub(super) fn poll(&mut self) {
+        if self.polled {
+            return;
+        }
+        self.polled = true;
+        self.flags.lose(&mut self.asm);
+        self.asm.with_context(Op::Load, R10, offset::ATTENTION);
+        self.asm.compare_r10_memory_with_zero();
+        let hole = self.asm.jump_if(Condition::NE);
+        self.stub(hole, StubKind::Leave(reason::ATTENTION, self.at as i32));
+    }
+
+    /// Where a direct branch goes: its distance from the page's start.
+    pub(super) fn target(&self, i: &Instruction) -> Result<i32, ForInterpreter> {
+        if i.op0_kind() != OpKind::NearBranch64 {
+            return Err(ForInterpreter);
+        }
+        // The decoder believes that the block begins at 0.
+        let target = i.near_branch64() as i64 + i64::from(self.start);
+        i32::try_from(target).map_err(|_| ForInterpreter)
+    }
+
+    /// Goes on at `distance` from the page's start. The current instruction has changed nothing yet.
+    pub(super) fn go_to(&mut self, distance: i32) {
+        if !(0..PAGE).contains(&distance) {
+            return self.go_through_table(distance);
+        }
+        if distance <= self.at as i32 {
+            self.poll();
+        }
+        if distance == self.start as i32 {
+            return self.go_to_start();
+        }
+        self.flags_in_one_place();
+        let hole = self.asm.jump();
+        self.tie(hole, distance);
+    }
+
+    /// [`go_to`](Self::go_to) for what no jump can be tied to.
+    pub(super) fn go_through_table(&mut self, distance: i32) {
+        self.poll();
+        self.flags.lose(&mut self.asm);
+        self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
+        self.asm.add_to(R10, R10, distance);
+        self.find_jump();
+        self.jump_found();
+    }
+
+    /// Jumps to the block's start.
+    pub(super) fn go_to_start(&mut self) {
+        self.flags_in_one_place();
+        let hole = self.asm.jump();
+        self.lead_to_start(hole);
+    }
+
+    /// Lets a jump lead to the block's start. The flags are in the host's, or saved.
+    pub(super) fn lead_to_start(&mut self, hole: Hole) {
+        match self.round {
+            _ if self.flags.are_saved() => self.asm.lead(hole, SAVED_ENTRY),
+            Some((flags, start)) if flags == self.flags => self.asm.lead(hole, start),
+            None if self.loses_flags && self.flags.are_computable() => self.stub(hole, StubKind::Round),
+            _ => self.asm.lead(hole, self.body),
+        }
+    }
+
+    /// Makes sure that the flags are in the host's, unless they are saved.
+    pub(super) fn flags_in_one_place(&mut self) {
+        if !self.flags.are_saved() {
+            self.flags.want(&mut self.asm);
+        }
+    }
+
+    /// A jump that may be tied to its target in the page later on. The flags are in the host's, or saved.
+    pub(super) fn tie(&mut self, hole: Hole, distance: i32) {
+        let number = self.first_tie + self.ties.len() as u32;
+        self.ties.push(Tie { at: self.asm.address(hole), saved: self.flags.are_saved() });
+        self.stub(hole, StubKind::Leave(reason::TIE | number << 2, distance));
+    }
+
+    /// Looks for the code at the linear address in `r10`; the flags are lost. If it is not known, the current
+    /// instruction is the interpreter's. `r11` is the code, and the page's address in the context.
+    pub(super) fn find_jump(&mut self) {
+        let table = Context::jumps_offset(self.mode.jumps());
+        self.asm.low_word_times_16();
+        self.asm.with_table(Op::Cmp, R10, R11, table);
+        let hole = self.asm.jump_if(Condition::NE);
+        self.asm.with_table(Op::Load, R11, R11, table + 8);
+        let resume = self.asm.len();
+        self.stub(hole, StubKind::Find(self.at, resume));
+        self.asm.with_value(Op::And, true, R10, -PAGE);
+    }
+
+    /// Jumps to what [`find_jump`](Self::find_jump) has found.
+    pub(super) fn jump_found(&mut self) {
+        self.asm.store_context(offset::CODE_BASE, R10);
+        self.jump_to_r11();
+    }
+
+    /// Jumps to a block whose entry for saved flags is in `r11`.
+    pub(super) fn jump_to_r11(&mut self) {
+        if !self.flags.are_saved() {
+            self.flags.want(&mut self.asm);
+            self.asm.add_to(R11, R11, -(SAVED_ENTRY as i32));
+        }
+        self.asm.jump_r11();
+    }
+
+    pub(super) fn conditional(&mut self, i: &Instruction) -> Outcome {
+        if !i.is_jcc_short_or_near() {
+            return Err(ForInterpreter);
+        }
+        let target = self.target(i)?;
+        let in_page = (0..PAGE).contains(&target);
+        if in_page && target <= self.at as i32 {
+            self.poll();
+        }
+        self.flags.want(&mut self.asm);
+        // The decoder counts them in the opcodes' order, from 1.
+        let condition = Condition(i.condition_code() as u8 - 1);
+        let hole = self.asm.jump_if(condition);
+        if target == self.start as i32 {
+            self.lead_to_start(hole);
+        } else if in_page {
+            self.tie(hole, target);
+        } else {
+            self.stub(hole, StubKind::Jump(target, self.at));
+        }
+        Ok(())
+    }
+
+    pub(super) fn jump(&mut self, i: &Instruction) -> Outcome {
+        let target = self.target(i)?;
+        self.go_to(target);
+        Ok(())
+    }
+
+    pub(super) fn jump_indirect(&mut self, i: &Instruction) -> Outcome {
+        self.near_operand(i)?;
+        self.poll();
+        self.target_operand(i)?;
+        self.find_jump();
+        self.jump_found();
+        Ok(())
+    }
+
+    /// A near branch's operand must be 64 bits, and a register or a memory operand that can be computed.
+    pub(super) fn near_operand(&mut self, i: &Instruction) -> Outcome {
+        let good = match i.op0_kind() {
+            OpKind::Register => i.op0_register().size() == 8,
+            OpKind::Memory => i.memory_size().size() == 8 && self.memory_operand(i).is_ok(),
+            _ => false,
+        };
+        if good
+            && matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call)
+            && !i.is_jmp_far_indirect()
+            && !i.is_call_far_indirect()
+        {
+            Ok(())
+        } else {
+            Err(ForInterpreter)
+        }
+    }
+
+    /// Loads an indirect branch's target into `r10`; the flags are lost.
+    pub(super) fn target_operand(&mut self, i: &Instruction) -> Outcome {
+        // Through `r10`, so before that is in use.
+        self.flags.lose(&mut self.asm);
+        if i.op0_kind() == OpKind::Register {
+            let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
+            self.load_guest(R10, number);
+        } else {
+            let address = self.memory_operand(i)?;
+            let place = self.access(Access { address, size: 8, write: false, aligned: false });
+            self.asm.with_place(Op::Load, R10, place);
+        }
+        Ok(())
+    }
+
+    /// Stores the address of the next instruction where the stack's top will be.
+    pub(super) fn push_next(&mut self) {
+        let place =
+            self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        self.asm.with_context(Op::Load, R11, offset::CODE_BASE);
+        self.asm.add_to(R11, R11, self.next as i32);
+        self.asm.store_place(place, R11);
+    }
+
+    pub(super) fn call(&mut self, i: &Instruction) -> Outcome {
+        let target = self.target(i)?;
+        self.poll();
+        self.flags.prepare_moving_stack(&mut self.asm);
+        self.push_next();
+        if (0..PAGE).contains(&target) {
+            self.move_stack(-8);
+            self.flags_in_one_place();
+            let hole = self.asm.jump();
+            self.tie(hole, target);
+            return Ok(());
+        }
+        self.flags.lose(&mut self.asm);
+        self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
+        self.asm.add_to(R10, R10, target);
+        self.find_jump();
+        self.move_stack(-8);
+        self.jump_found();
+        Ok(())
+    }
+
+    pub(super) fn call_indirect(&mut self, i: &Instruction) -> Outcome {
+        self.near_operand(i)?;
+        self.poll();
+        self.target_operand(i)?;
+        // The target is found before anything is stored: the store may hit the operand.
+        self.find_jump();
+        // That may have had a page watched.
+        self.forget_groups();
+        self.asm.store_context(offset::TARGET, R11);
+        self.asm.store_context(offset::TARGET + 8, R10);
+        self.push_next();
+        self.move_stack(-8);
+        self.asm.with_context(Op::Load, R10, offset::TARGET + 8);
+        self.asm.store_context(offset::CODE_BASE, R10);
+        self.asm.with_context(Op::Load, R11, offset::TARGET);
+        self.jump_to_r11();
+        Ok(())
+    }
+
+    pub(super) fn ret(&mut self, i: &Instruction) -> Outcome {
+        if !matches!(i.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) {
+            return Err(ForInterpreter);
+        }
+        let released = if i.op_count() == 1 { i32::from(i.immediate16()) } else { 0 };
+        self.poll();
+        self.flags.prepare_moving_stack(&mut self.asm);
+        self.flags.lose(&mut self.asm);
+        let place =
+            self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        self.asm.with_place(Op::Load, R10, place);
+        self.find_jump();
+        self.move_stack(8 + released);
+        self.jump_found();
+        Ok(())
+    }
+}

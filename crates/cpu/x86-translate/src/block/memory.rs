@@ -1,0 +1,179 @@
+//! Memory operands: addresses, and the looks into the TLB.
+
+use iced_x86::{Instruction, Register};
+
+use super::{Access, Address, ForInterpreter, PAGE, Stub, StubKind, Writer};
+use crate::asm::{Condition, Hole, Op, Place, Sum};
+use crate::context::register::{R10, R11, RSP};
+use crate::context::{Context, offset};
+use crate::groups::Group;
+use crate::{registers, tlb};
+
+impl Writer<'_> {
+    /// The guest's memory operand.
+    pub(crate) fn memory_operand(&self, i: &Instruction) -> Result<Address, ForInterpreter> {
+        let segment = match i.memory_segment() {
+            Register::FS => Some(0),
+            Register::GS => Some(1),
+            _ => None,
+        };
+        let displacement = i.memory_displacement64();
+        if i.is_ip_rel_memory_operand() {
+            if i.memory_base() != Register::RIP {
+                return Err(ForInterpreter);
+            }
+            let displacement =
+                i32::try_from(displacement as i64 + i64::from(self.start)).map_err(|_| ForInterpreter)?;
+            let address =
+                Address { base: None, index: None, displacement, in_code: true, segment, wide: true };
+            return Ok(address);
+        }
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let number = |register: Register| match register {
+            Register::None => Ok(None),
+            _ if register.is_gpr64() || register.is_gpr32() => Ok(registers::number(register)),
+            _ => Err(ForInterpreter),
+        };
+        let sizes =
+            [base, index].map(|register| if register == Register::None { 8 } else { register.size() });
+        // An absolute 32-bit address, which is not sign-extended, is rare.
+        let absolute = base == Register::None && index == Register::None;
+        if absolute && i.memory_displ_size() != 8 {
+            return Err(ForInterpreter);
+        }
+        let wide = sizes == [8, 8];
+        let displacement = if wide {
+            i32::try_from(displacement as i64).map_err(|_| ForInterpreter)?
+        } else {
+            displacement as i32
+        };
+        let shift = i.memory_index_scale().trailing_zeros() as u8;
+        let index = number(index)?.map(|index| (index, shift));
+        Ok(Address { base: number(base)?, index, displacement, in_code: false, segment, wide })
+    }
+
+    /// Computes an address into `r10`; changes `r11`, and no flags.
+    pub(super) fn address(&mut self, address: &Address) {
+        if address.in_code {
+            self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
+            self.asm.add_to(R10, R10, address.displacement);
+        } else {
+            let mut place = |guest: u8, scratch: u8| {
+                registers::host(guest).unwrap_or_else(|| {
+                    self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
+                    scratch
+                })
+            };
+            let base = address.base.map(|base| place(base, R10));
+            let index = address.index.map(|(index, shift)| (place(index, R11), shift));
+            let sum = Sum { base, index, displacement: address.displacement };
+            match (base, index) {
+                (Some(base), None) if sum.displacement == 0 && address.wide => {
+                    if base != R10 {
+                        self.asm.mov(R10, base);
+                    }
+                }
+                _ => self.asm.lea(address.wide, R10, sum),
+            }
+        }
+        if let Some(segment) = address.segment {
+            self.asm.with_context(Op::Load, R11, offset::BASES + 8 * segment as i32);
+            self.asm.lea(true, R10, Sum { base: Some(R10), index: Some((R11, 0)), displacement: 0 });
+        }
+    }
+
+    /// Finds where an access goes in the host's memory; changes `r10` and `r11`. The flags may be lost.
+    pub(crate) fn access(&mut self, access: Access) -> Place {
+        if let Some(place) = self.access_in_group(&access) {
+            return place;
+        }
+        self.flags.lose(&mut self.asm);
+        let before = self.flags;
+        self.address(&access.address);
+        let table = Context::tlb_offset(usize::from(self.mode.view), access.write);
+        let mut holes = vec![self.look_up(table, access.size as i32)];
+        if access.aligned {
+            self.asm.test_r10(access.size as i32 - 1);
+            holes.push(self.asm.jump_if(Condition::NE));
+        }
+        self.asm.with_table(Op::Add, R10, R11, table + 8);
+        let resume = self.asm.len();
+        let kind = StubKind::Access(access, self.at, resume);
+        self.stubs.push(Stub { holes, flags: before, polled: self.polled, kind });
+        Place { index: None, displacement: 0 }
+    }
+
+    /// Looks for the page of the linear address in `r10` in a TLB; `r10` becomes the offset in the page, and `r11`
+    /// the entry's in the table. The hole is for when it is not there, or `size` bytes go beyond the page.
+    pub(super) fn look_up(&mut self, table: i32, size: i32) -> Hole {
+        self.asm.rotate_to_r11(tlb::INDEX_SHIFT);
+        self.asm.with_value(Op::And, false, R11, tlb::INDEX_MASK);
+        self.asm.with_table(Op::Xor, R10, R11, table);
+        self.asm.with_value(Op::Cmp, true, R10, PAGE - size);
+        self.asm.jump_if(Condition::ABOVE)
+    }
+
+    /// [`access`](Self::access), if it belongs to a group.
+    pub(super) fn access_in_group(&mut self, access: &Access) -> Option<Place> {
+        let Address {
+            base: Some(base),
+            index: None,
+            displacement,
+            in_code: false,
+            segment: None,
+            wide: true,
+        } = access.address
+        else {
+            return None;
+        };
+        if access.aligned {
+            return None;
+        }
+        let moved = if base == RSP { self.moved } else { 0 };
+        let distance = displacement.checked_add(moved)?;
+        let size = access.size as i32;
+        let n = self.groups.iter().position(|g| g.has(self.item, base, distance, size, access.write))?;
+        let group = self.groups[n];
+        let host = registers::host(base)?;
+        let slot = offset::DISTANCES + 8 * n as i32;
+        if self.known & 1 << n == 0 {
+            self.flags.lose(&mut self.asm);
+            let before = self.flags;
+            self.asm.add_to(R10, host, group.low.checked_sub(moved)?);
+            let table = Context::tlb_offset(usize::from(self.mode.view), group.write);
+            let hole = self.look_up(table, group.high - group.low);
+            self.stubs.push(Stub {
+                holes: vec![hole],
+                flags: before,
+                polled: self.polled,
+                kind: StubKind::Rest(self.item),
+            });
+            self.asm.with_table(Op::Load, R10, R11, table + 8);
+            self.asm.with_table(Op::Sub, R10, R11, table);
+            self.asm.store_context(slot, R10);
+            self.known |= 1 << n;
+        } else if self.in_r10 != (n, self.asm.len()) {
+            self.asm.with_context(Op::Load, R10, slot);
+        }
+        Some(Place { index: Some(host), displacement })
+    }
+
+    /// `r10` is still what an access with `place` has left there.
+    pub(super) fn keep_r10(&mut self, access: &Access, place: Place) {
+        if place.index.is_some()
+            && let Some(base) = access.address.base
+        {
+            let moved = if base == RSP { self.moved } else { 0 };
+            let distance = access.address.displacement + moved;
+            let has = |g: &Group| g.has(self.item, base, distance, access.size as i32, access.write);
+            if let Some(n) = self.groups.iter().position(has) {
+                self.in_r10 = (n, self.asm.len());
+            }
+        }
+    }
+
+    /// What has been found out about pages may hold no longer.
+    pub(crate) fn forget_groups(&mut self) {
+        self.known = 0;
+    }
+}
