@@ -82,7 +82,9 @@ fn impossible_machines_are_refused() {
     }
     expect(&["run", "--kernel", kernel, "--cpus", "0"], CANNOT_RUN, &["processors"]);
     expect(&["run", "--kernel", kernel, "--cpu", "i386"], CANNOT_RUN, &["i386", "x86-64-v2"]);
-    expect(&["run", "--kernel", kernel, "--cpu", "x86-64-v3"], CANNOT_RUN, &["x86-64-v3"]);
+    let interpret = ["run", "--kernel", kernel, "--engine", "interpret", "--cpu", "x86-64-v3"];
+    expect(&interpret, CANNOT_RUN, &["x86-64-v3"]);
+    expect(&["run", "--kernel", kernel, "--cpu", "x86-64-v4"], CANNOT_RUN, &["x86-64-v4"]);
     expect(&["run", "--kernel", kernel, "--engine", "magic"], USAGE, &["magic", "interpret"]);
     expect(&["run", "--kernel", kernel, "--memory", "lots"], USAGE, &["lots"]);
     expect(&["run", "plan9"], CANNOT_RUN, &["plan9", "debian"]);
