@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, bail};
 use posada_boot::{Kernel, Source};
-use posada_pc::{Handle, Outcome, PcBuilder, Port};
+use posada_pc::{Engine, Handle, Outcome, PcBuilder, Port};
 
 use super::console::{Event, Lines};
 use super::guest::{Guest, MEMORY};
@@ -37,7 +37,8 @@ pub(crate) fn count(guest: &Guest, report: &mut dyn FnMut(&Event)) -> anyhow::Re
     let (sender, events) = channel();
     let handle = Arc::new(OnceLock::new());
     let console = Watcher { lines: Lines::default(), events: sender, machine: Arc::clone(&handle) };
-    let mut pc = PcBuilder::new(kernel).memory(MEMORY).serial(Port::Com1, console).build()?;
+    let builder = PcBuilder::new(kernel).engine(Engine::Interpret).memory(MEMORY);
+    let mut pc = builder.serial(Port::Com1, console).build()?;
     let _ = handle.set(pc.handle());
 
     let mut tally = Tally::default();

@@ -165,6 +165,78 @@ unsafe extern "C" fn load_x87() {
     )
 }
 
+/// [`load_vectors`] for their lower halves.
+macro_rules! load_lower_vectors {
+    ($at:literal) => {
+        load_vectors!("x", $at)
+    };
+}
+
+/// [`load_vectors`] for all of them: if the upper halves are zeros, which they are for most programs, without them. The
+/// host's processor then knows that they are, and instructions that leave them alone need not wait for them. Changes
+/// the flags.
+macro_rules! load_wide_vectors {
+    ($at:literal) => {
+        concat!(
+            "vmovdqu xmm0, [",
+            $at,
+            " + 0x10]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x30]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x50]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x70]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x90]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0xb0]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0xd0]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0xf0]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x110]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x130]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x150]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x170]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x190]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x1b0]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x1d0]\n",
+            "vorps xmm0, xmm0, [",
+            $at,
+            " + 0x1f0]\n",
+            "vptest xmm0, xmm0\n",
+            "jnz 22f\n",
+            load_vectors!("x", $at),
+            "jmp 23f\n",
+            "22:\n",
+            load_vectors!("y", $at),
+            "23:\n",
+        )
+    };
+}
+
 /// Runs translated code at `code`, an entry for saved flags, until it leaves; returns why, and `Context::rip` says where.
 ///
 /// # Safety
@@ -393,7 +465,7 @@ unsafe extern "C" fn help() {
 
 /// The routines for code that has the vector registers in the host's: all of them, or their lower halves.
 macro_rules! vector_routines {
-    ($kind:literal, $after:literal, $enter:ident, $leave:ident, $slow_access:ident, $help:ident) => {
+    ($kind:literal, $load:ident, $after:literal, $enter:ident, $leave:ident, $slow_access:ident, $help:ident) => {
         /// [`enter`] for code of a view whose vector registers are in the host's.
         ///
         /// # Safety
@@ -404,7 +476,7 @@ macro_rules! vector_routines {
                 "stmxcsr gs:[{host_mxcsr}]",
                 "ldmxcsr gs:[{mxcsr}]",
                 "mov rax, gs:[{ymm}]",
-                load_vectors!($kind, "rax"),
+                $load!("rax"),
                 "jmp {enter}",
                 ymm = const offset_of!(Context, ymm),
                 mxcsr = const offset_of!(Context, mxcsr),
@@ -444,7 +516,7 @@ macro_rules! vector_routines {
                 "lea rsp, [rsp + 8]",
                 // The flags are lost anyway, and `r11` is free.
                 "mov r11, gs:[{ymm}]",
-                load_vectors!($kind, "r11"),
+                $load!("r11"),
                 "ldmxcsr gs:[{mxcsr}]",
                 "ret",
                 gpr = const offset_of!(Context, gpr),
@@ -468,7 +540,7 @@ macro_rules! vector_routines {
                 "add rsp, 8",
                 "push r11",
                 "mov r11, gs:[{ymm}]",
-                load_vectors!($kind, "r11"),
+                $load!("r11"),
                 "ldmxcsr gs:[{mxcsr}]",
                 "pop r11",
                 "ret",
@@ -484,6 +556,7 @@ macro_rules! vector_routines {
 
 vector_routines!(
     "x",
+    load_lower_vectors,
     "",
     enter_with_vectors,
     leave_with_vectors,
@@ -492,6 +565,7 @@ vector_routines!(
 );
 vector_routines!(
     "y",
+    load_wide_vectors,
     "vzeroupper",
     enter_with_wide_vectors,
     leave_with_wide_vectors,
