@@ -10,6 +10,7 @@ use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
+use crate::classify;
 use crate::context::register::RSP;
 use crate::registers;
 
@@ -17,6 +18,8 @@ use crate::registers;
 pub(crate) const MOST: usize = 8;
 /// How far apart the ends of a group may be, in bytes.
 const WIDEST: i32 = 1024;
+/// What vector accesses that must be aligned are aligned to, if groups take them: the size of their operands.
+pub(crate) const ALIGNMENT: i32 = 16;
 const RBP: u8 = 5;
 
 /// One instruction of a block.
@@ -43,6 +46,8 @@ pub(crate) enum StackEffect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) base: u8,
+    /// Register and shift; then nothing in the group changes the stack pointer's part.
+    pub(crate) index: Option<(u8, u8)>,
     /// The first and the last item that belong to it.
     first: usize,
     last: usize,
@@ -51,17 +56,37 @@ pub(crate) struct Group {
     pub(crate) high: i32,
     /// There is a store among them.
     pub(crate) write: bool,
+    /// The distance of an access that must lie at a multiple of [`ALIGNMENT`].
+    pub(crate) aligned: Option<i32>,
     count: usize,
 }
 
+/// One access, of `size` bytes at `distance` from what its registers were.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    pub(crate) base: u8,
+    pub(crate) index: Option<(u8, u8)>,
+    pub(crate) distance: i32,
+    pub(crate) size: i32,
+    pub(crate) write: bool,
+    /// Must lie at a multiple of [`ALIGNMENT`].
+    pub(crate) aligned: bool,
+}
+
 impl Group {
-    /// Whether an access of item `n`, at `distance` from what the base register was, belongs to it.
-    pub(crate) fn has(&self, n: usize, base: u8, distance: i32, size: i32, write: bool) -> bool {
-        self.base == base
+    /// Whether an access of item `n` belongs to it.
+    pub(crate) fn has(&self, n: usize, m: &Member) -> bool {
+        (self.base, self.index) == (m.base, m.index)
             && (self.first..=self.last).contains(&n)
-            && distance >= self.low
-            && distance.checked_add(size).is_some_and(|end| end <= self.high)
-            && (!write || self.write)
+            && m.distance >= self.low
+            && m.distance.checked_add(m.size).is_some_and(|end| end <= self.high)
+            && (!m.write || self.write)
+            && (!m.aligned || self.is_aligned_with(m.distance))
+    }
+
+    /// Whether an access at `distance` lies at a multiple of [`ALIGNMENT`] if those that must do.
+    fn is_aligned_with(&self, distance: i32) -> bool {
+        self.aligned.is_some_and(|other| distance.wrapping_sub(other) % ALIGNMENT == 0)
     }
 }
 
@@ -99,93 +124,133 @@ pub(crate) fn written(i: &Instruction, info: &mut InstructionInfoFactory) -> u16
         .fold(0, |bits, number| bits | 1 << number)
 }
 
-/// An access through a base register that has a host register, and nothing else: base, displacement, size, store.
-type Plain = (u8, i32, i32, bool);
-
-fn memory_access(i: &Instruction, info: &mut InstructionInfoFactory) -> Option<Plain> {
+/// The access of a memory operand, if it is through registers that have host registers, and nothing else; its distance
+/// is the displacement.
+fn memory_access(i: &Instruction, info: &mut InstructionInfoFactory) -> Option<Member> {
     let operand = i.op_kinds().position(|kind| kind == OpKind::Memory)? as u32;
-    let base = i.memory_base();
-    let plain = base.is_gpr64()
-        && i.memory_index() == Register::None
-        && !matches!(i.memory_segment(), Register::FS | Register::GS);
-    let number = registers::number(base)?;
-    if !plain || registers::host(number).is_none() {
+    let in_host = |register: Register| {
+        let number = registers::number(register).filter(|_| register.is_gpr64());
+        number.filter(|number| registers::host(*number).is_some())
+    };
+    let base = in_host(i.memory_base())?;
+    let index = match i.memory_index() {
+        Register::None => None,
+        register => Some((in_host(register)?, i.memory_index_scale().trailing_zeros() as u8)),
+    };
+    if matches!(i.memory_segment(), Register::FS | Register::GS) || index.is_some() && base == RSP {
         return None;
     }
-    let displacement = i32::try_from(i.memory_displacement64() as i64).ok()?;
+    let distance = i32::try_from(i.memory_displacement64() as i64).ok()?;
     let size = i32::try_from(i.memory_size().size()).ok().filter(|size| (1..=64).contains(size))?;
+    let aligned = classify::needs_alignment(i, size as u32);
+    if aligned && size != ALIGNMENT {
+        return None;
+    }
     let access = info.info(i).op_access(operand);
     let write = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
-    Some((number, displacement, size, write))
+    Some(Member { base, index, distance, size, write, aligned })
 }
 
-fn stack_access(i: &Instruction) -> Option<Plain> {
+fn stack_access(i: &Instruction) -> Option<Member> {
+    let member =
+        |base, distance, write| Some(Member { base, index: None, distance, size: 8, write, aligned: false });
     match i.mnemonic() {
-        Mnemonic::Push | Mnemonic::Pushfq => Some((RSP, -8, 8, true)),
-        Mnemonic::Pop | Mnemonic::Popfq => Some((RSP, 0, 8, false)),
-        Mnemonic::Leave => Some((RBP, 0, 8, false)),
+        Mnemonic::Push | Mnemonic::Pushfq => member(RSP, -8, true),
+        Mnemonic::Pop | Mnemonic::Popfq => member(RSP, 0, false),
+        Mnemonic::Leave => member(RBP, 0, false),
         _ => match i.flow_control() {
-            FlowControl::Call | FlowControl::IndirectCall => Some((RSP, -8, 8, true)),
+            FlowControl::Call | FlowControl::IndirectCall => member(RSP, -8, true),
             FlowControl::Return if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => {
-                Some((RSP, 0, 8, false))
+                member(RSP, 0, false)
             }
             _ => None,
         },
     }
 }
 
+/// Groups that may still grow, and those that may not.
+#[derive(Default)]
+struct Groups {
+    open: Vec<Group>,
+    done: Vec<Group>,
+}
+
+impl Groups {
+    /// Lets those that `which` names grow no more.
+    fn finish(&mut self, which: impl Fn(&Group) -> bool) {
+        for mut group in self.open.extract_if(.., |group| which(group)) {
+            if group.count < 2 || self.done.len() == MOST {
+                continue;
+            }
+            if let Some(aligned) = group.aligned {
+                // So that the lowest byte tells of the alignment.
+                let beyond = group.low.wrapping_sub(aligned).rem_euclid(ALIGNMENT);
+                let Some(low) = group.low.checked_sub(beyond) else { continue };
+                group.low = low;
+            }
+            self.done.push(group);
+        }
+    }
+
+    /// Adds an access of item `n`.
+    fn add(&mut self, n: usize, m: &Member) {
+        let Some(high) = m.distance.checked_add(m.size) else { return };
+        let low = m.distance;
+        let same = |group: &Group| (group.base, group.index) == (m.base, m.index);
+        self.finish(|group| {
+            let width = i64::from(group.high.max(high)) - i64::from(group.low.min(low));
+            same(group) && width > i64::from(WIDEST)
+        });
+        let Some(group) = self.open.iter_mut().find(|group| same(group)) else {
+            let aligned = m.aligned.then_some(low);
+            let (base, index, write) = (m.base, m.index, m.write);
+            let group = Group { base, index, first: n, last: n, low, high, write, aligned, count: 1 };
+            return self.open.push(group);
+        };
+        if m.aligned && group.aligned.is_some() && !group.is_aligned_with(low) {
+            return;
+        }
+        if m.aligned {
+            group.aligned = Some(low);
+        }
+        (group.low, group.high) = (group.low.min(low), group.high.max(high));
+        group.last = n;
+        group.write |= m.write;
+        group.count += 1;
+    }
+}
+
 /// Finds the groups of a block.
 pub(crate) fn find(items: &[Item], info: &mut InstructionInfoFactory) -> Vec<Group> {
-    let mut done = Vec::new();
-    let mut open: [Option<Group>; 16] = [None; 16];
+    let mut groups = Groups::default();
     // How far the stack pointer has moved since its value was last unknown.
     let mut moved = 0;
-    let mut finish = |slot: &mut Option<Group>| {
-        if let Some(group) = slot.take()
-            && group.count > 1
-            && done.len() < MOST
-        {
-            done.push(group);
-        }
-    };
     for (n, item) in items.iter().enumerate().filter(|(_, item)| item.good) {
         let i = &item.instruction;
         if i.is_string_instruction() {
-            open.iter_mut().for_each(&mut finish);
+            groups.finish(|_| true);
             continue;
         }
         let memory = if i.mnemonic() == Mnemonic::Lea { None } else { memory_access(i, info) };
-        for (base, displacement, size, write) in [memory, stack_access(i)].into_iter().flatten() {
-            let distance = if base == RSP { moved } else { 0 };
-            let Some(low) = displacement.checked_add(distance) else { continue };
-            let Some(high) = low.checked_add(size) else { continue };
-            let slot = &mut open[usize::from(base)];
-            let far = |group: &Group| {
-                i64::from(group.high.max(high)) - i64::from(group.low.min(low)) > i64::from(WIDEST)
-            };
-            if slot.as_ref().is_some_and(far) {
-                finish(slot);
-            }
-            let group = slot.get_or_insert(Group { base, first: n, last: n, low, high, write, count: 0 });
-            (group.low, group.high) = (group.low.min(low), group.high.max(high));
-            group.last = n;
-            group.write |= write;
-            group.count += 1;
+        for mut member in [memory, stack_access(i)].into_iter().flatten() {
+            let offset = if member.base == RSP { moved } else { 0 };
+            let Some(distance) = member.distance.checked_add(offset) else { continue };
+            member.distance = distance;
+            groups.add(n, &member);
         }
         let written = written(i, info);
-        for (number, slot) in open.iter_mut().enumerate() {
-            if written & 1 << number != 0 && number != usize::from(RSP) {
-                finish(slot);
-            }
-        }
+        let changed = |number: u8| written & 1 << number != 0;
+        groups.finish(|group| {
+            group.base != RSP && changed(group.base) || group.index.is_some_and(|(index, _)| changed(index))
+        });
         match stack_effect(i, written) {
             StackEffect::Moves(by) => moved += by,
             StackEffect::Unknown => {
-                finish(&mut open[usize::from(RSP)]);
+                groups.finish(|group| group.base == RSP);
                 moved = 0;
             }
         }
     }
-    open.iter_mut().for_each(&mut finish);
-    done
+    groups.finish(|_| true);
+    groups.done
 }

@@ -64,7 +64,7 @@ impl Writer<'_> {
         let kept = before == self.asm.len();
         self.add_to_stack(-8);
         if kept {
-            self.keep_r10(&to, place);
+            self.keep_r10(&to);
         }
         Ok(())
     }
@@ -88,7 +88,7 @@ impl Writer<'_> {
             let kept = before == self.asm.len();
             self.add_to_stack(8);
             if kept {
-                self.keep_r10(&from, place);
+                self.keep_r10(&from);
             }
         }
         Ok(())
@@ -142,7 +142,7 @@ impl Writer<'_> {
         if let Some(access) = plan.access {
             let place = self.access(access);
             plan.put(place);
-            placed = Some((access, place));
+            placed = Some(access);
         }
         if (reads || modified != 0 && !sets_all) && !rotates {
             if plan.access.is_some() && self.flags.are_lost() {
@@ -168,8 +168,8 @@ impl Writer<'_> {
                 self.asm.store_context(Context::gpr_offset(guest), scratch);
             }
         }
-        if let Some((access, place)) = placed {
-            self.keep_r10(&access, place);
+        if let Some(access) = placed {
+            self.keep_r10(&access);
         }
         if rotates {
             // The others are where they were.

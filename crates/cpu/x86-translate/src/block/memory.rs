@@ -6,7 +6,7 @@ use super::{Access, Address, ForInterpreter, PAGE, Stub, StubKind, Writer};
 use crate::asm::{Condition, Hole, Op, Place, Sum};
 use crate::context::register::{R10, R11, RSP};
 use crate::context::{Context, offset};
-use crate::groups::Group;
+use crate::groups::{ALIGNMENT, Member};
 use crate::{registers, tlb};
 
 impl Writer<'_> {
@@ -113,62 +113,69 @@ impl Writer<'_> {
         self.asm.jump_if(Condition::ABOVE)
     }
 
-    /// [`access`](Self::access), if it belongs to a group.
-    pub(super) fn access_in_group(&mut self, access: &Access) -> Option<Place> {
-        let Address {
-            base: Some(base),
-            index: None,
-            displacement,
-            in_code: false,
-            segment: None,
-            wide: true,
-        } = access.address
+    /// The group that an access belongs to.
+    fn group_of(&self, access: &Access) -> Option<usize> {
+        let Address { base: Some(base), index, displacement, in_code: false, segment: None, wide: true } =
+            access.address
         else {
             return None;
         };
-        if access.aligned {
-            return None;
-        }
         let moved = if base == RSP { self.moved } else { 0 };
         let distance = displacement.checked_add(moved)?;
         let size = access.size as i32;
-        let n = self.groups.iter().position(|g| g.has(self.item, base, distance, size, access.write))?;
+        if access.aligned && size != ALIGNMENT {
+            return None;
+        }
+        let member = Member { base, index, distance, size, write: access.write, aligned: access.aligned };
+        self.groups.iter().position(|group| group.has(self.item, &member))
+    }
+
+    /// [`access`](Self::access), if it belongs to a group.
+    pub(super) fn access_in_group(&mut self, access: &Access) -> Option<Place> {
+        let n = self.group_of(access)?;
         let group = self.groups[n];
-        let host = registers::host(base)?;
+        let host = registers::host(group.base)?;
         let slot = offset::DISTANCES + 8 * n as i32;
         if self.known & 1 << n == 0 {
+            let index = match group.index {
+                Some((index, shift)) => Some((registers::host(index)?, shift)),
+                None => None,
+            };
+            let moved = if group.base == RSP { self.moved } else { 0 };
+            let displacement = group.low.checked_sub(moved)?;
+            let back = group.low.checked_neg()?;
             self.flags.lose(&mut self.asm);
             let before = self.flags;
-            self.asm.add_to(R10, host, group.low.checked_sub(moved)?);
+            self.asm.lea(true, R10, Sum { base: Some(host), index, displacement });
             let table = Context::tlb_offset(usize::from(self.mode.view), group.write);
-            let hole = self.look_up(table, group.high - group.low);
-            self.stubs.push(Stub {
-                holes: vec![hole],
-                flags: before,
-                polled: self.polled,
-                kind: StubKind::Rest(self.item),
-            });
-            self.asm.with_table(Op::Load, R10, R11, table + 8);
-            self.asm.with_table(Op::Sub, R10, R11, table);
+            let mut holes = vec![self.look_up(table, group.high - group.low)];
+            if group.aligned.is_some() {
+                self.asm.test_r10(ALIGNMENT - 1);
+                holes.push(self.asm.jump_if(Condition::NE));
+            }
+            let (polled, kind) = (self.polled, StubKind::Rest(self.item));
+            self.stubs.push(Stub { holes, flags: before, polled, kind });
+            if index.is_some() {
+                // Where the registers' sum leads, for what is then only a displacement away.
+                self.asm.with_table(Op::Add, R10, R11, table + 8);
+                self.asm.add_to(R10, R10, back);
+            } else {
+                self.asm.with_table(Op::Load, R10, R11, table + 8);
+                self.asm.with_table(Op::Sub, R10, R11, table);
+            }
             self.asm.store_context(slot, R10);
             self.known |= 1 << n;
         } else if self.in_r10 != (n, self.asm.len()) {
             self.asm.with_context(Op::Load, R10, slot);
         }
-        Some(Place { index: Some(host), displacement })
+        let index = group.index.is_none().then_some(host);
+        Some(Place { index, displacement: access.address.displacement })
     }
 
-    /// `r10` is still what an access with `place` has left there.
-    pub(super) fn keep_r10(&mut self, access: &Access, place: Place) {
-        if place.index.is_some()
-            && let Some(base) = access.address.base
-        {
-            let moved = if base == RSP { self.moved } else { 0 };
-            let distance = access.address.displacement + moved;
-            let has = |g: &Group| g.has(self.item, base, distance, access.size as i32, access.write);
-            if let Some(n) = self.groups.iter().position(has) {
-                self.in_r10 = (n, self.asm.len());
-            }
+    /// `r10` is still what an access has left there.
+    pub(super) fn keep_r10(&mut self, access: &Access) {
+        if let Some(n) = self.group_of(access) {
+            self.in_r10 = (n, self.asm.len());
         }
     }
 
