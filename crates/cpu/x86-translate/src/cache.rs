@@ -5,10 +5,11 @@
 //! is used up, everything is forgotten.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use iced_x86::{Decoder, DecoderError, Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
+use posada_x86::Spread;
 
 use crate::block::{Mode, SAVED_ENTRY, Tie, Writer, Written};
 use crate::fault::Recoveries;
@@ -17,27 +18,6 @@ use crate::stats::Stats;
 
 /// Room that a block may need, in bytes.
 const LARGEST_BLOCK: usize = 256 << 10;
-
-/// Spreads numbers whose low bits differ most. A guest that makes its own collide is slow, no more.
-#[derive(Default)]
-pub(crate) struct Spread(u64);
-
-impl Hasher for Spread {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ product >> 32;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 type Map<T> = HashMap<u64, T, BuildHasherDefault<Spread>>;
 
@@ -272,13 +252,13 @@ impl CodeCache {
 }
 
 /// The longest instruction, in bytes.
-const LONGEST: usize = 15;
+pub(crate) const LONGEST: usize = 15;
 /// Bytes that a block may be made from.
 const BLOCK_BYTES: usize = 64 * LONGEST;
 /// In the key of an instruction that lies in two pages.
 const CROSSING: u64 = 1 << 63;
 
-fn load(ram: &GuestRam, at: usize, bytes: &mut [u8]) {
+pub(crate) fn load(ram: &GuestRam, at: usize, bytes: &mut [u8]) {
     for (n, byte) in bytes.iter_mut().enumerate() {
         *byte = ram.load(at + n);
     }

@@ -48,91 +48,44 @@ pub(crate) fn routines(access: Helper, helper: Helper) -> Routines {
 /// What translated code has done outside: with an address or another number, and what to do.
 pub(crate) type Helper = unsafe extern "C" fn(*mut Context, u64, u32) -> u64;
 
+/// One line of assembly for each of the sixteen vector registers, whose number is `\\n` in it, and where it is kept
+/// `\\n * 32`.
+macro_rules! for_each_vector {
+    ($($line:expr),*) => {
+        concat!(".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n", $($line,)* "\n.endr\n")
+    };
+}
+
 /// Takes the vector registers from where the address in a register says; `$kind` is "x" for their lower halves, "y"
 /// for all.
 macro_rules! load_vectors {
     ($kind:literal, $at:literal) => {
+        for_each_vector!("vmovdqu ", $kind, "mm\\n, [", $at, " + \\n * 32]")
+    };
+}
+
+/// [`load_vectors`] for their lower halves.
+macro_rules! load_lower_vectors {
+    ($at:literal) => {
+        load_vectors!("x", $at)
+    };
+}
+
+/// [`load_vectors`] for all of them: if the upper halves are zeros, which they are for most programs, without them. The
+/// host's processor then knows that they are, and instructions that leave them alone need not wait for them. Changes
+/// the flags.
+macro_rules! load_wide_vectors {
+    ($at:literal) => {
         concat!(
-            "vmovdqu ",
-            $kind,
-            "mm0, [",
-            $at,
-            " + 0x0]\n",
-            "vmovdqu ",
-            $kind,
-            "mm1, [",
-            $at,
-            " + 0x20]\n",
-            "vmovdqu ",
-            $kind,
-            "mm2, [",
-            $at,
-            " + 0x40]\n",
-            "vmovdqu ",
-            $kind,
-            "mm3, [",
-            $at,
-            " + 0x60]\n",
-            "vmovdqu ",
-            $kind,
-            "mm4, [",
-            $at,
-            " + 0x80]\n",
-            "vmovdqu ",
-            $kind,
-            "mm5, [",
-            $at,
-            " + 0xa0]\n",
-            "vmovdqu ",
-            $kind,
-            "mm6, [",
-            $at,
-            " + 0xc0]\n",
-            "vmovdqu ",
-            $kind,
-            "mm7, [",
-            $at,
-            " + 0xe0]\n",
-            "vmovdqu ",
-            $kind,
-            "mm8, [",
-            $at,
-            " + 0x100]\n",
-            "vmovdqu ",
-            $kind,
-            "mm9, [",
-            $at,
-            " + 0x120]\n",
-            "vmovdqu ",
-            $kind,
-            "mm10, [",
-            $at,
-            " + 0x140]\n",
-            "vmovdqu ",
-            $kind,
-            "mm11, [",
-            $at,
-            " + 0x160]\n",
-            "vmovdqu ",
-            $kind,
-            "mm12, [",
-            $at,
-            " + 0x180]\n",
-            "vmovdqu ",
-            $kind,
-            "mm13, [",
-            $at,
-            " + 0x1a0]\n",
-            "vmovdqu ",
-            $kind,
-            "mm14, [",
-            $at,
-            " + 0x1c0]\n",
-            "vmovdqu ",
-            $kind,
-            "mm15, [",
-            $at,
-            " + 0x1e0]\n",
+            "vpxor xmm0, xmm0, xmm0\n",
+            for_each_vector!("vorps xmm0, xmm0, [", $at, " + \\n * 32 + 16]"),
+            "vptest xmm0, xmm0\n",
+            "jnz 22f\n",
+            load_vectors!("x", $at),
+            "jmp 23f\n",
+            "22:\n",
+            load_vectors!("y", $at),
+            "23:\n",
         )
     };
 }
@@ -163,78 +116,6 @@ unsafe extern "C" fn load_x87() {
         x87 = const offset_of!(Context, routines.x87),
         loaded = const offset_of!(Context, x87_loaded),
     )
-}
-
-/// [`load_vectors`] for their lower halves.
-macro_rules! load_lower_vectors {
-    ($at:literal) => {
-        load_vectors!("x", $at)
-    };
-}
-
-/// [`load_vectors`] for all of them: if the upper halves are zeros, which they are for most programs, without them. The
-/// host's processor then knows that they are, and instructions that leave them alone need not wait for them. Changes
-/// the flags.
-macro_rules! load_wide_vectors {
-    ($at:literal) => {
-        concat!(
-            "vmovdqu xmm0, [",
-            $at,
-            " + 0x10]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x30]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x50]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x70]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x90]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0xb0]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0xd0]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0xf0]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x110]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x130]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x150]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x170]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x190]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x1b0]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x1d0]\n",
-            "vorps xmm0, xmm0, [",
-            $at,
-            " + 0x1f0]\n",
-            "vptest xmm0, xmm0\n",
-            "jnz 22f\n",
-            load_vectors!("x", $at),
-            "jmp 23f\n",
-            "22:\n",
-            load_vectors!("y", $at),
-            "23:\n",
-        )
-    };
 }
 
 /// Runs translated code at `code`, an entry for saved flags, until it leaves; returns why, and `Context::rip` says where.
@@ -273,6 +154,21 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
     )
 }
 
+/// Returns from [`enter`], whatever is on the stack.
+macro_rules! end_entry {
+    () => {
+        "mov rsp, gs:[{host_rsp}]
+         add rsp, 8
+         pop r15
+         pop r14
+         pop r13
+         pop r12
+         pop rbp
+         pop rbx
+         ret"
+    };
+}
+
 /// Puts all guest registers where the context has them. Changes `rax`.
 macro_rules! save_registers {
     () => {
@@ -300,54 +196,7 @@ macro_rules! save_vectors {
     ($kind:literal) => {
         concat!(
             "mov rax, gs:[{ymm}]\n",
-            "vmovdqu [rax + 0x0], ",
-            $kind,
-            "mm0\n",
-            "vmovdqu [rax + 0x20], ",
-            $kind,
-            "mm1\n",
-            "vmovdqu [rax + 0x40], ",
-            $kind,
-            "mm2\n",
-            "vmovdqu [rax + 0x60], ",
-            $kind,
-            "mm3\n",
-            "vmovdqu [rax + 0x80], ",
-            $kind,
-            "mm4\n",
-            "vmovdqu [rax + 0xa0], ",
-            $kind,
-            "mm5\n",
-            "vmovdqu [rax + 0xc0], ",
-            $kind,
-            "mm6\n",
-            "vmovdqu [rax + 0xe0], ",
-            $kind,
-            "mm7\n",
-            "vmovdqu [rax + 0x100], ",
-            $kind,
-            "mm8\n",
-            "vmovdqu [rax + 0x120], ",
-            $kind,
-            "mm9\n",
-            "vmovdqu [rax + 0x140], ",
-            $kind,
-            "mm10\n",
-            "vmovdqu [rax + 0x160], ",
-            $kind,
-            "mm11\n",
-            "vmovdqu [rax + 0x180], ",
-            $kind,
-            "mm12\n",
-            "vmovdqu [rax + 0x1a0], ",
-            $kind,
-            "mm13\n",
-            "vmovdqu [rax + 0x1c0], ",
-            $kind,
-            "mm14\n",
-            "vmovdqu [rax + 0x1e0], ",
-            $kind,
-            "mm15\n",
+            for_each_vector!("vmovdqu [rax + \\n * 32], ", $kind, "mm\\n"),
             "stmxcsr gs:[{mxcsr}]\n",
             "ldmxcsr gs:[{host_mxcsr}]\n",
         )
@@ -362,15 +211,7 @@ unsafe extern "C" fn leave() {
         "add r10, gs:[{base}]",
         "mov gs:[{rip}], r10",
         "mov eax, r11d",
-        "mov rsp, gs:[{host_rsp}]",
-        "add rsp, 8",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
+        end_entry!(),
         gpr = const offset_of!(Context, gpr),
         flags = const offset_of!(Context, flags),
         base = const offset_of!(Context, code_base),
@@ -380,7 +221,7 @@ unsafe extern "C" fn leave() {
 }
 
 /// Called by translated code whose look into the TLB was in vain, with the linear address in `r10` and
-/// [`crate::translator::Access`] in `r11d`. Returns the host's address in `r10`, or leaves translated code in front
+/// what `access` of [`crate::translator`] takes in `r11d`. Returns the host's address in `r10`, or leaves translated code in front
 /// of the instruction, which then is for the interpreter. Changes `r11` and the flags.
 #[unsafe(naked)]
 unsafe extern "C" fn slow_access() {
@@ -410,15 +251,7 @@ unsafe extern "C" fn slow_access() {
         "add rbx, gs:[{base}]",
         "mov gs:[{rip}], rbx",
         "xor eax, eax",
-        "mov rsp, gs:[{host_rsp}]",
-        "add rsp, 8",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
+        end_entry!(),
         gpr = const offset_of!(Context, gpr),
         flags = const offset_of!(Context, flags),
         base = const offset_of!(Context, code_base),

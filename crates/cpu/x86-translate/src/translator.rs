@@ -9,7 +9,7 @@ use posada_vcpu::{Connections, Error, Exit, Vcpu};
 use posada_x86::{Assist, Between, Interpreter, Model, View};
 
 use crate::block::Mode;
-use crate::cache::{Code, CodeCache, Decoding, Found};
+use crate::cache::{self, Code, CodeCache, Decoding, Found};
 use crate::context::Context;
 use crate::entry::{self, reason};
 use crate::fault::{Guard, Guarded};
@@ -162,6 +162,11 @@ fn lacking() -> Option<&'static str> {
     needs.iter().find(|(_, there)| !there).map(|(name, _)| *name)
 }
 
+/// Where the page behind that of `linear` begins.
+fn next_page(linear: u64) -> u64 {
+    (linear | (PAGE_SIZE as u64 - 1)).wrapping_add(1)
+}
+
 enum Next {
     Exit(Exit),
     /// Something was done; look again.
@@ -294,7 +299,7 @@ impl Machine {
                 features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
             };
             let second = if CodeCache::crosses(at, &self.interpreter.connections().ram, &decoding) {
-                let next = (linear | (PAGE_SIZE as u64 - 1)).wrapping_add(1);
+                let next = next_page(linear);
                 Some(self.interpreter.place_code(next)?)
             } else {
                 None
@@ -316,7 +321,7 @@ impl Machine {
     fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code, crossing: bool) {
         let mut global = self.interpreter.is_global(linear);
         if crossing {
-            let next = (linear | (PAGE_SIZE as u64 - 1)).wrapping_add(1);
+            let next = next_page(linear);
             global &= self.interpreter.is_global(next);
             self.jumps.add_page(next);
         }
@@ -403,11 +408,9 @@ impl Machine {
         let rip = self.interpreter.rip();
         let Some(at) = self.interpreter.place_code(rip) else { return };
         let ram = &self.interpreter.connections().ram;
-        let len = (PAGE_SIZE - at % PAGE_SIZE).min(15);
-        let mut bytes = [0; 15];
-        for (n, byte) in bytes[..len].iter_mut().enumerate() {
-            *byte = ram.load(at + n);
-        }
+        let len = (PAGE_SIZE - at % PAGE_SIZE).min(cache::LONGEST);
+        let mut bytes = [0; cache::LONGEST];
+        cache::load(ram, at, &mut bytes[..len]);
         let options = self.interpreter.model().decoder_options();
         let instruction = iced_x86::Decoder::new(64, &bytes[..len], options).decode();
         *self.stats.samples.entry(instruction.code()).or_default() += 1;

@@ -9,7 +9,7 @@
 //! other out. All are in a map besides, so that going back to one costs a look there, and no decoding.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
 use posada_memory::{GuestRam, PAGE_SIZE};
@@ -18,6 +18,7 @@ use crate::decode::{Decoded, LONGEST, decode};
 use crate::integer::fuse;
 use crate::model::Model;
 use crate::op::{Mode, Op};
+use crate::spread::Spread;
 
 /// Blocks in the table; a power of two.
 const BLOCKS: usize = 1 << 15;
@@ -52,29 +53,8 @@ const NO_BLOCK: Block = Block { key: 0, version: 0, start: 0, count: 0 };
 pub(crate) struct CodeCache {
     blocks: Box<[Block; BLOCKS]>,
     /// All blocks, by their keys.
-    known: HashMap<u64, Block, BuildHasherDefault<KeyHasher>>,
+    known: HashMap<u64, Block, BuildHasherDefault<Spread>>,
     pub ops: Vec<Op>,
-}
-
-/// Spreads keys, which differ in their low bits above all. A guest that makes its own collide is slow, no more.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ product >> 32;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 impl CodeCache {

@@ -25,6 +25,7 @@ mod model;
 mod op;
 mod paging;
 mod simd;
+mod spread;
 mod system;
 #[cfg(test)]
 #[allow(dead_code)]
@@ -36,3 +37,4 @@ pub use interpreter::Interpreter;
 pub use mmu::Stale;
 pub use model::{Model, ModelError};
 pub use simd::{Code as NativeCode, Memory as NativeMemory, Native, Operands as NativeOperands};
+pub use spread::Spread;
