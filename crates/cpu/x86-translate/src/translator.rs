@@ -8,7 +8,7 @@ use posada_vcpu::x86::State;
 use posada_vcpu::{Connections, Error, Exit, Vcpu};
 use posada_x86::{Assist, Between, Interpreter, Model, View};
 
-use crate::block::Mode;
+use crate::block::{Access, Mode};
 use crate::cache::{self, Code, CodeCache, Decoding, Found};
 use crate::context::Context;
 use crate::entry::{self, reason};
@@ -18,6 +18,7 @@ use crate::jumps::{self, Jumps};
 use crate::memory::Mapping;
 use crate::native::Unit;
 use crate::stats::Stats;
+use crate::stub::{Kind, Stub};
 use crate::tlb::Tlb;
 
 /// Bytes of code, unless told otherwise.
@@ -94,7 +95,7 @@ impl Translator {
         let machine = NonNull::from(Box::leak(Box::new(machine)));
         c.myself = context.as_ptr();
         c.machine = machine.as_ptr().cast();
-        c.routines = entry::routines(access, helper);
+        c.routines = entry::routines(monitor, helper);
         Ok(Self { machine, context, _mapping: mapping })
     }
 
@@ -143,11 +144,10 @@ impl Translator {
             let (machine, context) = self.parts();
             machine.interpreter.membership().leave();
             machine.take_back(context);
-            match why & 3 {
-                reason::INTERPRET => machine.interpret(),
-                reason::TIE => tie = Some((why >> 2, context.rip)),
+            match why {
+                reason::TIE => tie = Some((context.stub, context.rip)),
                 reason::ATTENTION => machine.stats.attention += 1,
-                _ => {}
+                _ => machine.interpret(),
             }
         }
     }
@@ -198,11 +198,10 @@ const AC: u64 = 1 << 18;
 
 impl Machine {
     /// What to run next.
-    fn next(&mut self, context: &mut Context, tie: Option<(u32, u64)>) -> Next {
+    fn next(&mut self, context: &mut Context, mut tie: Option<(u32, u64)>) -> Next {
         let interpreter = &mut self.interpreter;
         let waits = interpreter.connections().attention.is_raised();
         let mut view = interpreter.view();
-        let mut tie = tie;
         if waits || view.is_none() {
             // What comes between may lead anywhere, with other rights, and even to the jump's target.
             tie = None;
@@ -250,8 +249,8 @@ impl Machine {
         let before = std::mem::replace(&mut self.mode, mode);
         let alike = mode == Mode { view: mode.view, ..before };
         match tie {
-            Some((number, target)) if target == rip && found.may_be_tied() && alike => {
-                self.cache.tie(number, code);
+            Some((stub, to)) if to == rip && found.may_be_tied() && alike => {
+                self.cache.tie(stub, code);
                 self.stats.ties += 1;
             }
             _ => self.remember_jump(context, mode, rip, code, found.crossing),
@@ -328,26 +327,44 @@ impl Machine {
         self.jumps.insert(&mut context.jumps, mode.jumps(), linear, code.saved as u64, global);
     }
 
-    /// The code for a linear address that translated code jumps to.
-    pub(crate) fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<usize> {
+    /// Lets the table of jumps know the code for a linear address; false if the dispatcher has to see to it.
+    fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> bool {
         self.stats.jump_misses += 1;
-        let at = self.interpreter.place_code(linear)?;
+        let Some(at) = self.interpreter.place_code(linear) else { return false };
         // What is running must not be forgotten now.
         let ram = &self.interpreter.connections().ram;
         if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
-            return None;
+            return false;
         }
         // Who watches code waits for those inside, and is not to wait for itself.
         self.interpreter.membership().leave();
         let found = self.find_code(context, linear, at, mode);
         self.go_inside(context);
-        let (code, found) = found?;
-        if code.wants_vectors {
+        match found {
             // That is for `next` to see to.
+            Some((code, _)) if code.wants_vectors => false,
+            Some((code, found)) => {
+                self.remember_jump(context, mode, linear, code, found.crossing);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The rest of a block without groups, from a stub on; `None` if there cannot be one now.
+    fn find_rest(&mut self, context: &mut Context, number: u32, stub: &Stub, mode: Mode) -> Option<usize> {
+        let linear = context.code_base.wrapping_add(i64::from(stub.next) as u64);
+        let at = self.interpreter.place_code(linear)?;
+        let ram = &self.interpreter.connections().ram;
+        if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
             return None;
         }
-        self.remember_jump(context, mode, linear, code, found.crossing);
-        Some(code.saved)
+        let model = self.interpreter.model();
+        let decoding = Decoding {
+            options: model.decoder_options(),
+            features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
+        };
+        Some(self.cache.find_rest(number, stub, at, mode, ram, &decoding, &mut self.stats))
     }
 
     /// From now on translated code may run, and store to pages that were lent; those that hold code by now are
@@ -394,6 +411,28 @@ impl Machine {
         }
     }
 
+    /// Lets the TLB know the page of an access; false if that is not to be, or the access is no matter of one page.
+    fn know_page(&mut self, context: &mut Context, access: &Access, view: u8) -> bool {
+        const IN_PAGE: u64 = PAGE_SIZE as u64 - 1;
+        self.stats.tlb_misses += 1;
+        let linear = access.address.linear(context);
+        let aligned = linear & (u64::from(access.alignment) - 1) == 0;
+        if (linear & IN_PAGE) + u64::from(access.size) > PAGE_SIZE as u64 || !aligned {
+            return false;
+        }
+        let Some(at) = self.interpreter.place(linear, access.write) else { return false };
+        // Others may have written code, and so may have the marks that the walk sets in page tables.
+        let ram = &self.interpreter.connections().ram;
+        if !self.cache.is_up_to_date(ram) {
+            return false;
+        }
+        let host = if access.write { ram.lend(at) } else { ram.host_address(at) };
+        let Some(host) = host else { return false };
+        let (page, global) = (host as u64 - (linear & IN_PAGE), self.interpreter.is_global(linear));
+        self.tlb.insert(&mut context.tlb, (usize::from(view), access.write), linear, page, global);
+        true
+    }
+
     fn interpret(&mut self) {
         self.stats.interpreted += 1;
         if self.stats.interpreted.is_multiple_of(Stats::SAMPLE) {
@@ -413,6 +452,7 @@ impl Machine {
         cache::load(ram, at, &mut bytes[..len]);
         let options = self.interpreter.model().decoder_options();
         let instruction = iced_x86::Decoder::new(64, &bytes[..len], options).decode();
+        if std::env::var("POSADA_SAMPLE").is_ok() { eprintln!("SAMPLE {:?} rip {rip:x} cpl-view {:?} {:x?}", instruction.code(), self.interpreter.view(), &bytes[..len.min(12)]); }
         *self.stats.samples.entry(instruction.code()).or_default() += 1;
     }
 
@@ -469,33 +509,45 @@ impl Machine {
     }
 }
 
-/// An access whose page the translator's TLB does not know: where it goes in the host's memory, or 0 if the
-/// interpreter has to carry it out. `what`: bits 6:0 size in bytes; bit 7 a write; bits 9:8 the view; bit 10 must be
-/// aligned.
-unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u64 {
+/// What stubs call: see [`entry::Monitor`].
+unsafe extern "C" fn monitor(context: *mut Context, number: u32) -> u64 {
     // SAFETY: translated code passes the context that it runs with; `run_here` uses no reference meanwhile.
     let context = unsafe { &mut *context };
     // SAFETY: as above; the machine is the one that the context was made with.
     let machine = unsafe { &mut *context.machine.cast::<Machine>() };
     machine.agree_on_rights(context);
-    machine.stats.tlb_misses += 1;
-    let (size, write, view) = (u64::from(what & 0x7f), what & 0x80 != 0, what as usize >> 8 & 3);
-    let page = PAGE_SIZE as u64 - 1;
-    if (linear & page) + size > page + 1 || what & 1 << 10 != 0 && linear & (size - 1) != 0 {
-        return 0;
-    }
-    let Some(at) = machine.interpreter.place(linear, write) else { return 0 };
-    // Others may have written code, and so may have the marks that the walk sets in page tables.
-    if !machine.cache.is_up_to_date(&machine.interpreter.connections().ram) {
-        return 0;
-    }
-    let ram = &machine.interpreter.connections().ram;
-    let host = if write { ram.lend(at) } else { ram.host_address(at) };
-    let Some(host) = host else { return 0 };
-    let host = host as u64;
-    let global = machine.interpreter.is_global(linear);
-    machine.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page), global);
-    host
+    let Some(stub) = machine.cache.stub(number) else { unreachable!("a stub has the number of one") };
+    let again = |machine: &Machine, place| machine.cache.address(place) as u64;
+    context.why = match stub.kind {
+        Kind::Access { access, view, retry } => {
+            if machine.know_page(context, &access, view) {
+                return again(machine, retry);
+            }
+            reason::INTERPRET
+        }
+        Kind::Group { access, mode, retry, .. } => {
+            if machine.know_page(context, &access, mode.view) {
+                return again(machine, retry);
+            }
+            if let Some(rest) = machine.find_rest(context, number, &stub, mode) {
+                return rest as u64;
+            }
+            reason::INTERPRET
+        }
+        Kind::Find { mode, retry } => {
+            if machine.find_jump(context, context.r10, mode) {
+                return again(machine, retry);
+            }
+            reason::INTERPRET
+        }
+        Kind::Interpret => reason::INTERPRET,
+        Kind::Attention => reason::ATTENTION,
+        Kind::Tie { .. } => reason::TIE,
+    };
+    context.stub = number;
+    context.flags = stub.flags.value(&context.gpr, context.flags, context.host_flags);
+    context.rip = context.code_base.wrapping_add(i64::from(stub.next) as u64);
+    0
 }
 
 /// Where translated code goes on after an exception of the host's at `at`.
