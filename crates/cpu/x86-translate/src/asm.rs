@@ -1,6 +1,6 @@
 //! Writes host code: what the translator adds of its own in bytes, the guest's instructions through `iced-x86`.
 //!
-//! All memory of the translator's own is reached through `gs` ([`crate::context`]), or through a scratch register.
+//! All memory of the translator's own is reached through `rsp` ([`crate::context`]), or through a scratch register.
 
 use iced_x86::{Encoder, Instruction};
 
@@ -109,27 +109,39 @@ impl Asm {
         }
     }
 
-    /// `op reg, gs:[offset]`, 64 bits.
+    /// The operand bytes of `[rsp + offset]`, with what stands for a register or more of the opcode.
+    fn context(&mut self, reg: u8, offset: i32) {
+        const RSP_ALONE: u8 = 0x24;
+        let reg = (reg & 7) << 3 | 4;
+        match i8::try_from(offset) {
+            Ok(0) => self.bytes(&[reg, RSP_ALONE]),
+            Ok(short) => self.bytes(&[0x40 | reg, RSP_ALONE, short as u8]),
+            Err(_) => {
+                self.bytes(&[0x80 | reg, RSP_ALONE]);
+                self.int(offset);
+            }
+        }
+    }
+
+    /// `op reg, [rsp + offset]`, 64 bits.
     pub(crate) fn with_context(&mut self, op: Op, reg: u8, offset: i32) {
-        self.byte(GS);
         self.rex(true, reg, 0, 0);
-        self.bytes(&[op as u8, (reg & 7) << 3 | 4, 0x25]);
-        self.int(offset);
+        self.byte(op as u8);
+        self.context(reg, offset);
     }
 
-    /// `mov gs:[offset], reg`, 64 bits.
+    /// `mov [rsp + offset], reg`, 64 bits.
     pub(crate) fn store_context(&mut self, offset: i32, reg: u8) {
-        self.byte(GS);
+        const STORE: u8 = 0x89;
         self.rex(true, reg, 0, 0);
-        self.bytes(&[0x89, (reg & 7) << 3 | 4, 0x25]);
-        self.int(offset);
+        self.byte(STORE);
+        self.context(reg, offset);
     }
 
-    /// `op reg, gs:[index + offset]`, 64 bits; `index` is `r11` or another register that needs no SIB byte.
-    pub(crate) fn with_table(&mut self, op: Op, reg: u8, index: u8, offset: i32) {
-        self.byte(GS);
-        self.rex(true, reg, 0, index);
-        self.bytes(&[op as u8, 0x80 | (reg & 7) << 3 | index & 7]);
+    /// `op reg, [rsp + (r11 << shift) + offset]`, 64 bits.
+    pub(crate) fn with_table(&mut self, op: Op, reg: u8, shift: u8, offset: i32) {
+        self.rex(true, reg, R11, 0);
+        self.bytes(&[op as u8, 0x84 | (reg & 7) << 3, shift << 6 | (R11 & 7) << 3 | 4]);
         self.int(offset);
     }
 
@@ -216,14 +228,17 @@ impl Asm {
         self.bytes(&value.to_le_bytes());
     }
 
-    /// `rorx r11, r10, count`: leaves the flags.
-    pub(crate) fn rotate_to_r11(&mut self, count: u8) {
-        self.bytes(&[0xc4, 0x43, 0xfb, 0xf0, 0xda, count]);
+    /// `rorx r11, r10, 12; movzx r11d, r11w`: bits 27:12 of `r10`; leaves the flags.
+    pub(crate) fn page_to_r11(&mut self) {
+        self.bytes(&[0xc4, 0x43, 0xfb, 0xf0, 0xda, 12, 0x45, 0x0f, 0xb7, 0xdb]);
     }
 
-    /// `movzx r11d, r10w; shl r11d, 4`.
-    pub(crate) fn low_word_times_16(&mut self) {
-        self.bytes(&[0x45, 0x0f, 0xb7, 0xda, 0x41, 0xc1, 0xe3, 4]);
+    /// `imul r11d, r10d, factor; shr r11d, 12; and r11d, 0xffff0`: 16 times the upper half of the product.
+    pub(crate) fn hash_to_r11(&mut self, factor: u32) {
+        self.bytes(&[0x45, 0x69, 0xda]);
+        self.bytes(&factor.to_le_bytes());
+        self.bytes(&[0x41, 0xc1, 0xeb, 12]);
+        self.with_value(Op::And, false, R11, 0xffff0);
     }
 
     /// `test r10d, value`.
@@ -235,32 +250,37 @@ impl Asm {
     /// Saves the flags, all of which are the host's: `lahf` and OF, through `r10`.
     pub(crate) fn save_flags(&mut self, offset: i32) {
         self.mov(R10, 0);
-        // lahf; seto al; mov gs:[offset], ax
-        self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x66, GS, 0x89, 0x04, 0x25]);
-        self.int(offset);
+        // lahf; seto al; mov [rsp + offset], ax
+        self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x66, 0x89]);
+        self.context(0, offset);
         self.mov(0, R10);
     }
 
     /// Puts CF and OF, which are the host's, to the others that [`save_flags`](Self::save_flags) has saved; changes
     /// `r10`.
     pub(crate) fn save_carry_and_overflow(&mut self, offset: i32) {
-        // seto gs:[offset]; setc r10b; and byte gs:[offset + 1], 0xfe; or gs:[offset + 1], r10b
-        self.bytes(&[GS, 0x0f, 0x90, 0x04, 0x25]);
-        self.int(offset);
-        self.bytes(&[0x41, 0x0f, 0x92, 0xc2, GS, 0x80, 0x24, 0x25]);
-        self.int(offset + 1);
-        self.bytes(&[0xfe, GS, 0x44, 0x08, 0x14, 0x25]);
-        self.int(offset + 1);
+        // seto [rsp + offset]; setc r10b; and byte [rsp + offset + 1], 0xfe; or [rsp + offset + 1], r10b
+        self.bytes(&[0x0f, 0x90]);
+        self.context(0, offset);
+        self.bytes(&[0x41, 0x0f, 0x92, 0xc2, 0x80]);
+        self.context(4, offset + 1);
+        self.bytes(&[0xfe, 0x44, 0x08]);
+        self.context(R10, offset + 1);
     }
 
     /// Takes back what [`save_flags`](Self::save_flags) has saved, through `r10`.
     pub(crate) fn restore_flags(&mut self, offset: i32) {
         self.mov(R10, 0);
-        // movzx eax, word gs:[offset]; add al, 0x7f; sahf
-        self.bytes(&[GS, 0x0f, 0xb7, 0x04, 0x25]);
-        self.int(offset);
+        // movzx eax, word [rsp + offset]; add al, 0x7f; sahf
+        self.bytes(&[0x0f, 0xb7]);
+        self.context(0, offset);
         self.bytes(&[0x04, 0x7f, 0x9e]);
         self.mov(0, R10);
+    }
+
+    /// `xchg reg8, reg8`, of the two low bytes of `rax`, `rcx`, `rdx` or `rbx`; leaves the flags.
+    pub(crate) fn swap_low_bytes(&mut self, reg: u8) {
+        self.bytes(&[0x86, 0xe0 | (reg & 3) << 3 | reg & 3]);
     }
 
     /// `test reg, reg`, 32 or 64 bits.
@@ -274,17 +294,17 @@ impl Asm {
         self.bytes(&[0x41, 0x83, 0x3a, 0]);
     }
 
-    /// `mov qword ptr gs:[offset], value`, sign-extended; leaves the flags.
+    /// `mov qword ptr [rsp + offset], value`, sign-extended; leaves the flags.
     pub(crate) fn store_context_value(&mut self, offset: i32, value: i32) {
-        self.bytes(&[GS, 0x48, 0xc7, 0x04, 0x25]);
-        self.int(offset);
+        self.bytes(&[0x48, 0xc7]);
+        self.context(0, offset);
         self.int(value);
     }
 
-    /// `cmp qword ptr gs:[offset], 0`.
+    /// `cmp qword ptr [rsp + offset], 0`.
     pub(crate) fn compare_context_with_zero(&mut self, offset: i32) {
-        self.bytes(&[GS, 0x48, 0x83, 0x3c, 0x25]);
-        self.int(offset);
+        self.bytes(&[0x48, 0x83]);
+        self.context(7, offset);
         self.byte(0);
     }
 
@@ -348,29 +368,40 @@ impl Asm {
         self.bytes(&[0x45, 0x0f, 0xb7, 0x12]);
     }
 
-    /// `ldmxcsr gs:[offset]`.
+    /// `ldmxcsr [rsp + offset]`.
     pub(crate) fn load_mxcsr(&mut self, offset: i32) {
-        self.bytes(&[GS, 0x0f, 0xae, 0x14, 0x25]);
-        self.int(offset);
+        self.bytes(&[0x0f, 0xae]);
+        self.context(2, offset);
     }
 
-    /// `fldcw gs:[offset]`.
+    /// `fldcw [rsp + offset]`.
     pub(crate) fn load_x87_control(&mut self, offset: i32) {
-        self.bytes(&[GS, 0xd9, 0x2c, 0x25]);
+        self.byte(0xd9);
+        self.context(5, offset);
+    }
+
+    /// `jmp gs:[offset]`: for where `rsp` is another.
+    pub(crate) fn jump_context(&mut self, offset: i32) {
+        self.bytes(&[GS, 0xff, 0x24, 0x25]);
         self.int(offset);
     }
 
-    /// `jmp gs:[offset]` alone.
-    pub(crate) fn lone_jump_context(offset: i32) -> Vec<u8> {
-        let mut code = vec![GS, 0xff, 0x24, 0x25];
-        code.extend(offset.to_le_bytes());
-        code
-    }
-
-    /// `call gs:[offset]`.
+    /// `call [rsp + offset]`.
     pub(crate) fn call_context(&mut self, offset: i32) {
-        self.bytes(&[GS, 0xff, 0x14, 0x25]);
-        self.int(offset);
+        self.byte(0xff);
+        self.context(2, offset);
+    }
+
+    /// `pop qword ptr [rsp + offset]`, with `rsp` as it is then.
+    pub(crate) fn pop_context(&mut self, offset: i32) {
+        self.byte(0x8f);
+        self.context(0, offset);
+    }
+
+    /// `push qword ptr [rsp + offset]`.
+    pub(crate) fn push_context(&mut self, offset: i32) {
+        self.byte(0xff);
+        self.context(6, offset);
     }
 }
 

@@ -11,13 +11,11 @@ use iced_x86::{Decoder, DecoderError, Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
 use posada_x86::Spread;
 
-use crate::asm::Asm;
 use crate::block::{Mode, SAVED_ENTRY, Writer, Written};
-use crate::context::offset;
 use crate::fault::Recoveries;
 use crate::memory::{CodeMemory, Warmth};
 use crate::stats::Stats;
-use crate::stub::{self, Stub};
+use crate::stub::{self, Callee, Stub};
 
 /// Room that a block may need, in bytes.
 const LARGEST_BLOCK: usize = 256 << 10;
@@ -43,8 +41,10 @@ pub(crate) struct CodeCache {
     crossings: Map<(usize, Code)>,
     pages: Map<Page>,
     stubs: Vec<Stub>,
-    /// Where the calls of stubs lead, for each of the context's routines.
+    /// Where the calls of stubs lead, for each of the context's routines: to the monitor, and for each view to the code
+    /// that looks for the stack's page.
     monitors: [usize; 3],
+    stacks: [[[usize; 2]; 3]; 3],
     recoveries: Recoveries,
     info: InstructionInfoFactory,
     /// The code epoch of RAM up to which pages are known.
@@ -83,6 +83,7 @@ impl CodeCache {
             pages: Map::default(),
             stubs: Vec::new(),
             monitors: [0; 3],
+            stacks: [[[0; 2]; 3]; 3],
             recoveries: Recoveries::default(),
             info: InstructionInfoFactory::new(),
             epoch: 0,
@@ -93,10 +94,18 @@ impl CodeCache {
 
     /// Writes what calls of stubs lead to, as the first code.
     fn write_monitors(&mut self) {
-        for (n, monitor) in self.monitors.iter_mut().enumerate() {
-            *monitor = self.memory.next(Warmth::Hot);
-            let fits = self.memory.push(Warmth::Hot, &Asm::lone_jump_context(offset::STUB + 8 * n as i32));
+        let mut put = |code: &[u8]| {
+            let at = self.memory.next(Warmth::Hot);
+            let fits = self.memory.push(Warmth::Hot, code);
             assert!(fits, "there is room for much more");
+            at
+        };
+        for routine in 0..self.monitors.len() {
+            self.monitors[routine] = put(&stub::call_monitor(routine as i32));
+            for view in 0..self.stacks.len() {
+                self.stacks[routine][view] =
+                    [false, true].map(|write| put(&stub::find_stack(view as u8, write, routine as i32)));
+            }
         }
     }
 
@@ -186,9 +195,6 @@ impl CodeCache {
         let code = self.keep(mode, written, stats);
         let code = Code { saved: code.saved - SAVED_ENTRY, ..code };
         self.blocks.insert(key, code);
-        if let stub::Kind::Group { hole, .. } = stub.kind {
-            self.lead(hole, code.saved);
-        }
         code.saved
     }
 
@@ -258,10 +264,17 @@ impl CodeCache {
 
     /// Keeps what has been written.
     fn keep(&mut self, mode: Mode, written: Written, stats: &mut Stats) -> Code {
-        let (place, monitor) = (self.memory.next(Warmth::Hot), self.monitors[mode.routine() as usize]);
-        let mut cold = Vec::with_capacity(written.stubs.len() * stub::LEN);
-        for (n, at) in (self.stubs.len() as u32..).zip((self.memory.next(Warmth::Cold)..).step_by(stub::LEN)).take(written.stubs.len()) {
-            cold.extend(stub::code(n, at, monitor));
+        let (place, cold_place) = (self.memory.next(Warmth::Hot), self.memory.next(Warmth::Cold));
+        let routine = mode.routine() as usize;
+        let mut cold = Vec::new();
+        for (number, stub) in (self.stubs.len() as u32..).zip(&written.stubs) {
+            let callee = match stub.kind.callee() {
+                Callee::Monitor => self.monitors[routine],
+                Callee::Stack { view, write } => {
+                    self.stacks[routine][usize::from(view)][usize::from(write)]
+                }
+            };
+            stub.write(&mut cold, cold_place, number, callee, self.memory.start());
         }
         let fits = self.memory.push(Warmth::Hot, &written.code) && self.memory.push(Warmth::Cold, &cold);
         assert!(fits, "a block is larger than any can be");
@@ -291,7 +304,7 @@ impl CodeCache {
     }
 
     /// Lets the jump whose distance is at `hole` lead to `code`.
-    fn lead(&mut self, hole: u32, code: usize) {
+    pub(crate) fn lead(&mut self, hole: u32, code: usize) {
         let at = self.address(hole);
         self.memory.patch(at, (code as i64 - at as i64 - 4) as i32);
     }

@@ -295,6 +295,19 @@ pub(crate) fn modified_flags(i: &Instruction) -> u32 {
     }
 }
 
+/// Whether an instruction sets all arithmetic flags, and none by chance: what is undefined may stay as it was. Of `and`
+/// and its like that is known.
+pub(crate) fn sets_all_flags(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let logic = matches!(i.mnemonic(), M::And | M::Or | M::Xor | M::Test);
+    modified_flags(i) == ARITHMETIC && !reads_flags(i) && (logic || i.rflags_undefined() & ARITHMETIC == 0)
+}
+
+/// Whether what an instruction does to the flags depends on what they are.
+pub(crate) fn reads_flags(i: &Instruction) -> bool {
+    i.rflags_read() & ARITHMETIC != 0 || may_keep_flags(i)
+}
+
 /// Whether the flags may stay as they are, although the decoder lists them as changed: shifts by nothing.
 pub(crate) fn may_keep_flags(i: &Instruction) -> bool {
     use Mnemonic as M;

@@ -1,10 +1,15 @@
-//! The translated code's own memory: what it finds through the host's `gs` segment.
+//! The translated code's own memory: what it finds through the host's `rsp`, and the routines that it calls through `gs`.
 
-use std::mem::offset_of;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
 use crate::memory::Mapping;
 use crate::{jumps, tlb, x87};
+
+/// Room below a context, where `rsp` leads while translated code runs: for return addresses of its calls, and frames of
+/// the host's signals.
+const SCRATCH: usize = 64 << 10;
 
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
@@ -17,15 +22,24 @@ pub(crate) mod register {
 /// One virtual CPU's part that translated code reaches. Fields are found by their offsets ([`offset`]).
 #[repr(C, align(64))]
 pub(crate) struct Context {
-    /// The guest's general-purpose registers, while translated code does not run. Those that have no host
-    /// register ([`crate::registers`]) are always here.
-    pub(crate) gpr: [u64; 16],
-    pub(crate) rip: u64,
-    /// Linear address of the page that the running code is in.
-    pub(crate) code_base: u64,
+    // What is used most comes first: displacements below 128 take one byte.
     /// The arithmetic flags, while the host's hold something else: OF in bit 0, and in bits 15:8 what `lahf` gives.
     pub(crate) flags: u64,
-    /// The host's, in that form, when a stub was called.
+    /// Linear address of the page that the running code is in.
+    pub(crate) code_base: u64,
+    /// Not zero: somebody wants the dispatcher to look up.
+    pub(crate) attention: *const AtomicU32,
+    /// The guest's registers that have no host register, in the order of [`SPILLED`].
+    pub(crate) spilled: [u64; 3],
+    /// The pages that the stacks of each view are in, the user's first: see [`StackPage`].
+    stack_of_users: StackPage,
+    /// Of each group of accesses: the distance from the guest's address to the host's ([`crate::groups`]).
+    pub(crate) distances: [u64; crate::groups::MOST],
+    stacks_of_supervisors: [StackPage; 2],
+    /// The guest's general-purpose registers that have host registers, while translated code does not run.
+    pub(crate) gpr: [u64; 16],
+    pub(crate) rip: u64,
+    /// The host's flags, in the form of `flags`, when a stub was called.
     pub(crate) host_flags: u64,
     /// Bases of `fs` and `gs`, and what `swapgs` exchanges the latter with.
     pub(crate) bases: [u64; 3],
@@ -39,14 +53,16 @@ pub(crate) struct Context {
     pub(crate) access_flag: u64,
     /// Not zero: an interrupt may wait for `rflags.IF`.
     pub(crate) interrupts_wait: u64,
-    /// Not zero: somebody wants the dispatcher to look up.
-    pub(crate) attention: *const AtomicU32,
     pub(crate) myself: *mut Context,
     /// The machine that this context belongs to; see [`crate::translator`].
     pub(crate) machine: *mut (),
     /// The stack pointer while translated code runs.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
+    /// Where the number of the stub is that looks for the stack's page.
+    stub_number: u64,
+    /// Where a helper's call goes on, and `rsp` there.
+    pub(crate) back: [u64; 2],
     /// The host's `r10` when a stub was called.
     pub(crate) r10: u64,
     /// Why translated code is left: see [`crate::entry::reason`]; and by which stub.
@@ -54,8 +70,6 @@ pub(crate) struct Context {
     pub(crate) stub: u32,
     /// Of an indirect call: code, and the page that it is in.
     pub(crate) target: [u64; 2],
-    /// Of each group of accesses: the distance from the guest's address to the host's ([`crate::groups`]).
-    pub(crate) distances: [u64; crate::groups::MOST],
     /// The guest's vector registers, while translated code does not run, or runs in a supervisor's view.
     pub(crate) ymm: *mut [[u64; 4]; 16],
     /// The guest's, as `ymm`.
@@ -67,9 +81,43 @@ pub(crate) struct Context {
     pub(crate) x87_loaded: u64,
     /// The guest's x87 state, before it is loaded.
     pub(crate) x87: x87::Area,
+    /// See [`StackPage::none`].
+    no_stack: StackPage,
     pub(crate) scratch: [u64; 2],
     pub(crate) jumps: [jumps::Table; jumps::TABLES],
-    pub(crate) tlb: [[tlb::Table; 2]; 3],
+    pub(crate) tlb: [tlb::Tables; 3],
+}
+
+/// The guest's registers that have no host register.
+pub(crate) const SPILLED: [u8; 3] = [register::R10, register::R11, register::R15];
+
+/// The page that the stack of a view was in last. For accesses through the stack pointer this takes the place of the TLB,
+/// as long as they stay there.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct StackPage {
+    /// The page's linear address, if it may be read.
+    pub(crate) read: u64,
+    /// The same, if it may be stored to.
+    pub(crate) write: u64,
+    /// From linear addresses to the host's.
+    pub(crate) delta: u64,
+}
+
+impl StackPage {
+    /// Where its parts are.
+    pub(crate) const READ: i32 = std::mem::offset_of!(Self, read) as i32;
+    pub(crate) const WRITE: i32 = std::mem::offset_of!(Self, write) as i32;
+    pub(crate) const DELTA: i32 = std::mem::offset_of!(Self, delta) as i32;
+
+    /// None: a page whose address no processor would accept, nor does a guest know it. If it guessed, it would find a page
+    /// that is nobody's, at `nowhere`.
+    fn none(nowhere: NonNull<u8>) -> Self {
+        const NOT_CANONICAL: u64 = 0b101 << 61;
+        let random = RandomState::new().build_hasher().finish();
+        let tag = random >> 4 & !0xfff | NOT_CANONICAL;
+        Self { read: tag, write: tag, delta: (nowhere.as_ptr() as u64).wrapping_sub(tag) }
+    }
 }
 
 /// Addresses of [`crate::entry`]'s routines: with the vector registers in the host's (1), and without (0).
@@ -96,7 +144,11 @@ macro_rules! offsets {
 }
 
 offsets! {
-    GPR = gpr;
+    NO_STACK = no_stack;
+    STUB_NUMBER = stub_number;
+    SPILLED = spilled;
+    STACK_OF_USERS = stack_of_users;
+    STACKS_OF_SUPERVISORS = stacks_of_supervisors;
     CODE_BASE = code_base;
     FLAGS = flags;
     BASES = bases;
@@ -117,14 +169,55 @@ offsets! {
 }
 
 impl Context {
-    /// Where one register is.
-    pub(crate) const fn gpr_offset(number: u8) -> i32 {
-        offset::GPR + number as i32 * 8
+    /// Where a register is that has no host register.
+    ///
+    /// # Panics
+    /// For another.
+    pub(crate) fn spilled_offset(number: u8) -> i32 {
+        let n = SPILLED.iter().position(|spilled| *spilled == number);
+        let Some(n) = n else { unreachable!("register {number} has a host register") };
+        offset::SPILLED + 8 * n as i32
     }
 
-    /// Where the translations for one kind of access are.
-    pub(crate) const fn tlb_offset(view: usize, write: bool) -> i32 {
-        offset::TLB + ((view * 2 + write as usize) * size_of::<tlb::Table>()) as i32
+    /// A guest's register, while translated code does not run.
+    pub(crate) fn register(&self, number: u8) -> u64 {
+        match SPILLED.iter().position(|spilled| *spilled == number) {
+            Some(n) => self.spilled[n],
+            None => self.gpr[usize::from(number)],
+        }
+    }
+
+    /// Where a view's [`StackPage`] is.
+    pub(crate) const fn stack_offset(view: u8) -> i32 {
+        if view == posada_x86::View::User as u8 {
+            offset::STACK_OF_USERS
+        } else {
+            offset::STACKS_OF_SUPERVISORS + view as i32 * size_of::<StackPage>() as i32
+        }
+    }
+
+    fn stack(&mut self, view: u8) -> &mut StackPage {
+        match self.stacks_of_supervisors.get_mut(usize::from(view)) {
+            Some(stack) => stack,
+            None => &mut self.stack_of_users,
+        }
+    }
+
+    /// Remembers the page of a view's stack.
+    pub(crate) fn set_stack(&mut self, view: u8, page: u64, write: bool, delta: u64) {
+        let write = if write { page } else { self.no_stack.write };
+        *self.stack(view) = StackPage { read: page, write, delta };
+    }
+
+    /// Forgets all [`StackPage`]s.
+    pub(crate) fn forget_stacks(&mut self) {
+        self.stack_of_users = self.no_stack;
+        self.stacks_of_supervisors = [self.no_stack; 2];
+    }
+
+    /// Where the TLB of a view is.
+    pub(crate) const fn tlb_offset(view: u8) -> i32 {
+        offset::TLB + (view as usize * size_of::<tlb::Tables>()) as i32
     }
 
     /// Where one table of jumps is.
@@ -132,9 +225,14 @@ impl Context {
         offset::JUMPS + (table * size_of::<jumps::Table>()) as i32
     }
 
-    /// A context all of whose memory is zeros but what must not be.
-    pub(crate) fn allocate() -> std::io::Result<Mapping> {
-        const { assert!(offset_of!(Context, gpr) == 0) };
-        Mapping::zeroed(size_of::<Self>())
+    /// A context all of whose memory is zeros but what must not be, and the mapping that it is in.
+    pub(crate) fn allocate() -> std::io::Result<(Mapping, NonNull<Self>)> {
+        const { assert!(SCRATCH.is_multiple_of(align_of::<Context>())) };
+        let mapping = Mapping::zeroed(SCRATCH + size_of::<Self>())?;
+        // SAFETY: that far the mapping reaches.
+        let mut context: NonNull<Self> = unsafe { mapping.start().byte_add(SCRATCH) }.cast();
+        // SAFETY: the mapping is aligned to pages, and all zeros, which every field may be.
+        unsafe { context.as_mut() }.no_stack = StackPage::none(mapping.start());
+        Ok((mapping, context))
     }
 }

@@ -1,8 +1,7 @@
 //! The ways into translated code and out of it, and the one call that it makes on the way.
 //!
-//! While translated code runs, the host's `gs` base is the [`Context`]'s address; guest registers are in the host's
-//! as [`crate::registers`] says; the arithmetic flags are the guest's; `rsp` is the host's stack, to which
-//! translated code has nothing to add. In a user's view the vector registers and `mxcsr` are the guest's, too; in
+//! While translated code runs, the host's `gs` base is the [`Context`]'s address, and so is `rsp`; guest registers are in
+//! the host's as [`crate::registers`] says; the arithmetic flags are the guest's. In a user's view the vector registers and `mxcsr` are the guest's, too; in
 //! a supervisor's, who hardly ever uses them, they stay in memory until they are asked for. Their upper halves are the
 //! guest's only if it may use AVX; without that, they are zeros, and the guest's stay in memory.
 
@@ -149,7 +148,9 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
         "mov r12, gs:[{gpr} + 0x60]",
         "mov r13, gs:[{gpr} + 0x68]",
         "mov r14, gs:[{gpr} + 0x70]",
+        "mov rsp, gs:[{context}]",
         "jmp r11",
+        context = const offset_of!(Context, myself),
         host_rsp = const offset_of!(Context, host_rsp),
         gpr = const offset_of!(Context, gpr),
     )
@@ -202,7 +203,9 @@ unsafe extern "C" fn go_on() {
         "mov rdi, gs:[{gpr} + 0x38]",
         "mov r8, gs:[{gpr} + 0x40]",
         "mov r9, gs:[{gpr} + 0x48]",
+        "mov rsp, gs:[{context}]",
         "jmp r11",
+        context = const offset_of!(Context, myself),
         r10 = const offset_of!(Context, r10),
         gpr = const offset_of!(Context, gpr),
     )
@@ -234,6 +237,7 @@ unsafe extern "C" fn stub() {
     naked_asm!(
         "pop r11",
         "mov r11d, [r11]",
+        "mov rsp, gs:[{host_rsp}]",
         "mov gs:[{r10}], r10",
         save_registers!(),
         "mov rdi, gs:[{context}]",
@@ -247,6 +251,7 @@ unsafe extern "C" fn stub() {
         flags = const offset_of!(Context, host_flags),
         context = const offset_of!(Context, myself),
         monitor = const offset_of!(Context, routines.monitor),
+        host_rsp = const offset_of!(Context, host_rsp),
         go_on = sym go_on,
         leave = sym leave,
     )
@@ -265,12 +270,15 @@ unsafe extern "C" fn help() {
         "mov gs:[{gpr} + 0x38], rdi",
         "mov gs:[{gpr} + 0x40], r8",
         "mov gs:[{gpr} + 0x48], r9",
+        "pop r10",
+        "mov gs:[{back}], r10",
+        "mov gs:[{back} + 8], rsp",
+        "mov rsp, gs:[{host_rsp}]",
         "mov rdi, gs:[{context}]",
         "mov esi, r11d",
-        "sub rsp, 8",
         "call gs:[{helper}]",
-        "add rsp, 8",
         "mov r11, rax",
+        "mov rsp, gs:[{back} + 8]",
         "mov rax, gs:[{gpr} + 0x00]",
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
@@ -278,8 +286,10 @@ unsafe extern "C" fn help() {
         "mov rdi, gs:[{gpr} + 0x38]",
         "mov r8, gs:[{gpr} + 0x40]",
         "mov r9, gs:[{gpr} + 0x48]",
-        "ret",
+        "jmp gs:[{back}]",
         gpr = const offset_of!(Context, gpr),
+        back = const offset_of!(Context, back),
+        host_rsp = const offset_of!(Context, host_rsp),
         context = const offset_of!(Context, myself),
         helper = const offset_of!(Context, routines.helper),
     )
@@ -317,6 +327,7 @@ macro_rules! vector_routines {
                 "mov rax, gs:[{gpr} + 0x00]",
                 "pop r11",
                 "mov r11d, [r11]",
+                "mov rsp, gs:[{host_rsp}]",
                 "mov gs:[{r10}], r10",
                 save_registers!(),
                 "mov rdi, gs:[{context}]",
@@ -336,6 +347,7 @@ macro_rules! vector_routines {
                 host_mxcsr = const offset_of!(Context, host_mxcsr),
                 context = const offset_of!(Context, myself),
                 monitor = const offset_of!(Context, routines.monitor),
+                host_rsp = const offset_of!(Context, host_rsp),
                 go_on = sym go_on,
                 leave = sym leave,
             )
@@ -349,14 +361,10 @@ macro_rules! vector_routines {
                 save_vectors!($kind),
                 $after,
                 "mov rax, gs:[{gpr} + 0x00]",
-                "sub rsp, 8",
                 "call {help}",
-                "add rsp, 8",
-                "push r11",
-                "mov r11, gs:[{ymm}]",
-                $load!("r11"),
+                "mov r10, gs:[{ymm}]",
+                $load!("r10"),
                 "ldmxcsr gs:[{mxcsr}]",
-                "pop r11",
                 "ret",
                 gpr = const offset_of!(Context, gpr),
                 ymm = const offset_of!(Context, ymm),

@@ -10,8 +10,10 @@ use crate::filled::Filled;
 
 /// One for each view without vectors, and one for each with them.
 pub(crate) const TABLES: usize = 6;
-/// Entries in each table: the low bits of an address are its index.
-pub(crate) const ENTRIES: usize = 1 << 16;
+/// Entries in each table.
+const ENTRIES: usize = 1 << 16;
+/// The low half of an address, multiplied by this: the upper half of that is its index. 2^32 by the golden ratio.
+pub(crate) const FACTOR: u32 = 0x9e37_79b1;
 
 pub(crate) type Table = [Entry; ENTRIES];
 
@@ -20,6 +22,11 @@ pub(crate) type Table = [Entry; ENTRIES];
 pub(crate) struct Entry {
     pub(crate) linear: u64,
     pub(crate) host: u64,
+}
+
+/// Where an address is in a table.
+pub(crate) fn index(linear: u64) -> usize {
+    ((linear as u32).wrapping_mul(FACTOR) >> 16) as usize
 }
 
 /// An address that is not of this index. Zero is one, except for the first entry.
@@ -52,7 +59,7 @@ impl Jumps {
         host: u64,
         global: bool,
     ) {
-        let n = linear as usize % ENTRIES;
+        let n = index(linear);
         let entry = &mut tables[table][n];
         let before = entry.linear != never(n);
         *entry = Entry { linear, host };

@@ -26,6 +26,8 @@ pub struct Stats {
     pub attention: u64,
     /// Accesses that the translator's TLB did not know.
     pub tlb_misses: u64,
+    /// Accesses to a page of the stack that was not the last one.
+    pub stack_misses: u64,
     /// Jumps to addresses that the table did not have.
     pub jump_misses: u64,
     /// Times that all translations of addresses were forgotten.
@@ -53,6 +55,7 @@ impl fmt::Display for Stats {
             ("jumps tied", self.ties),
             ("left for attention", self.attention),
             ("TLB misses", self.tlb_misses),
+            ("changes of the stack's page", self.stack_misses),
             ("jump misses", self.jump_misses),
             ("TLB flushes", self.flushes),
             ("code invalidated by writes", self.invalidations),

@@ -4,11 +4,12 @@
 //! call of the monitor and its own number, in a part of the code cache of its own; all else is in a table here, in
 //! terms of the guest, for [`crate::translator`] to look at.
 
+use crate::asm::{Asm, Condition, Op};
 use crate::block::{Access, Mode};
+use crate::context::register::{R10, R11};
+use crate::context::{Context, StackPage, offset};
 use crate::flags::Flags;
-
-/// The bytes of a stub: a call, and the number.
-pub(crate) const LEN: usize = 9;
+use crate::tlb;
 
 /// One way out.
 #[derive(Clone, Copy, Debug)]
@@ -30,20 +31,117 @@ pub(crate) enum Kind {
     Tie { hole: u32 },
     /// An access that the TLB does not know. When it does, the check at `retry` is done again.
     Access { access: Access, view: u8, retry: u32 },
-    /// The same for a group of accesses. If they do not lie in one page, the jump at `hole` is led to the rest of the
-    /// block without groups.
-    Group { access: Access, mode: Mode, retry: u32, hole: u32 },
+    /// The same for a group of accesses, the first of which is a store or not. If the check can't be made good, the rest
+    /// of the block goes on without groups; if that is because they do not lie in one page, the jump at `hole`
+    /// leads there from then on.
+    Group { access: Access, stores: bool, mode: Mode, retry: u32, hole: u32 },
     /// A jump to the linear address in `r10`, which the table of jumps does not know. When it does, it is looked up
     /// again, at `retry`.
     Find { mode: Mode, retry: u32 },
 }
 
-/// The code of the stub with this number, which will be at `at`; `monitor` is what it calls.
-pub(crate) fn code(number: u32, at: usize, monitor: usize) -> [u8; LEN] {
-    const CALL: u8 = 0xe8;
-    let distance = (monitor as i64 - at as i64 - 5) as i32;
-    let mut code = [CALL; LEN];
-    code[1..5].copy_from_slice(&distance.to_le_bytes());
-    code[5..].copy_from_slice(&number.to_le_bytes());
-    code
+impl Kind {
+    /// What stubs of this kind call.
+    pub(crate) fn callee(&self) -> Callee {
+        match self {
+            Self::Group { access, mode, .. } if access.address.is_on_stack() => {
+                Callee::Stack { view: mode.view, write: access.write }
+            }
+            _ => Callee::Monitor,
+        }
+    }
+}
+
+/// What a stub calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Callee {
+    /// The monitor.
+    Monitor,
+    /// Code that looks for the page of a view's stack in the TLB, and goes on behind the stub's number if it is there: with
+    /// a jump, that to the check. Otherwise it calls the monitor.
+    Stack { view: u8, write: bool },
+}
+
+const CALL: u8 = 0xe8;
+const JUMP: u8 = 0xe9;
+/// A call, and the number.
+const LEN: usize = 9;
+/// The same, and a jump.
+const LEN_WITH_JUMP: usize = LEN + 5;
+
+impl Stub {
+    /// The bytes of its code.
+    pub(crate) fn len(&self) -> usize {
+        match self.kind.callee() {
+            Callee::Monitor => LEN,
+            Callee::Stack { .. } => LEN_WITH_JUMP,
+        }
+    }
+
+    /// Adds its code to `code`, which will be at `start`. It has this number, and calls `callee`; the code that it belongs
+    /// to begins at `memory`.
+    pub(crate) fn write(
+        &self,
+        code: &mut Vec<u8>,
+        start: usize,
+        number: u32,
+        callee: usize,
+        memory: usize,
+    ) {
+        let at = start + code.len();
+        let branch = |code: &mut Vec<u8>, opcode: u8, at: usize, to: usize| {
+            code.push(opcode);
+            code.extend(((to as i64 - at as i64 - 5) as i32).to_le_bytes());
+        };
+        branch(code, CALL, at, callee);
+        code.extend(number.to_le_bytes());
+        if let (Callee::Stack { .. }, Kind::Group { retry, .. }) = (self.kind.callee(), self.kind) {
+            branch(code, JUMP, at + LEN, memory + retry as usize);
+        }
+    }
+}
+
+/// The code of [`Callee::Monitor`], for one of the context's routines.
+pub(crate) fn call_monitor(routine: i32) -> Vec<u8> {
+    let mut asm = Asm::new(0);
+    asm.jump_context(offset::STUB + 8 * routine);
+    asm.finish()
+}
+
+/// The code of [`Callee::Stack`]: `r10` is the linear address's difference from the last page's. Changes `r10`, `r11` and
+/// the flags.
+pub(crate) fn find_stack(view: u8, write: bool, routine: i32) -> Vec<u8> {
+    const PAGE: i32 = 4096;
+    const NUMBER: i32 = 4;
+    let (stack, table) = (Context::stack_offset(view), Context::tlb_offset(view));
+    let (tag, tags) = match write {
+        true => (stack + StackPage::WRITE, table + tlb::WRITE),
+        false => (stack + StackPage::READ, table + tlb::READ),
+    };
+    let mut asm = Asm::new(0);
+    asm.pop_context(offset::STUB_NUMBER);
+    asm.with_context(Op::Xor, R10, tag);
+    asm.page_to_r11();
+    asm.with_value(Op::And, true, R10, -PAGE);
+    // If it is in the last page, something else is the matter.
+    asm.with_context(Op::Cmp, R10, tag);
+    let same = asm.jump_if(Condition::E);
+    asm.with_table(Op::Cmp, R10, tlb::SHIFT, tags);
+    let unknown = asm.jump_if(Condition::NE);
+    asm.store_context(stack + StackPage::READ, R10);
+    asm.with_table(Op::Cmp, R10, tlb::SHIFT, table + tlb::WRITE);
+    let writable = asm.jump_if(Condition::E);
+    asm.with_context(Op::Load, R10, offset::NO_STACK + StackPage::WRITE);
+    asm.fill(writable);
+    asm.store_context(stack + StackPage::WRITE, R10);
+    asm.with_table(Op::Load, R10, tlb::SHIFT, table + tlb::DELTA);
+    asm.store_context(stack + StackPage::DELTA, R10);
+    asm.with_context(Op::Load, R11, offset::STUB_NUMBER);
+    asm.add_to(R11, R11, NUMBER);
+    asm.jump_r11();
+    asm.fill(same);
+    asm.fill(unknown);
+    asm.push_context(offset::STUB_NUMBER);
+    asm.jump_context(offset::STUB + 8 * routine);
+    asm.finish()
 }

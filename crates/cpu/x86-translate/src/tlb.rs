@@ -1,33 +1,54 @@
 //! The translation look-aside buffer that translated code looks into by itself.
 //!
-//! One for reads and one for writes of each view; the entry is found by the page's number. An entry's tag is the
-//! page's linear address, so that the exclusive or of tag and address is an offset into the page if the tag is the
-//! page's, and a large number if it is not: one comparison tells, and whether the access would cross into the next
-//! page. The interpreter's own buffer ([`posada_x86`]) and the page tables stand behind it.
+//! One for each view; the entry is found by the page's number. An entry's tag is the page's linear address, so that the
+//! exclusive or of tag and address is an offset into the page if the tag is the page's, and a large number if it is not:
+//! one comparison tells, and whether the access would cross into the next page. There are tags for reads and tags for
+//! writes, and two ways to say where the page is, for different operands. The interpreter's own buffer
+//! ([`posada_x86`]) and the page tables stand behind it.
 //!
 //! There is no entry for writes to a page that holds translated code: such a write must be seen. Pages are lent for
 //! writing, and given back when a virtual CPU wants to watch one of them ([`GuestRam::lend`]).
 //!
 //! [`GuestRam::lend`]: posada_memory::GuestRam::lend
 
+use std::mem::offset_of;
+
+use crate::context::Context;
 use crate::filled::Filled;
 
-/// Entries in each table.
-pub(crate) const ENTRIES: usize = 1 << 14;
-/// A linear address, shifted right by this, and masked by [`INDEX_MASK`], is an entry's offset in its table.
-pub(crate) const INDEX_SHIFT: u8 = 12 - 4;
-pub(crate) const INDEX_MASK: i32 = (ENTRIES as i32 - 1) << 4;
+/// Entries: bits 27:12 of an address are its index.
+pub(crate) const ENTRIES: usize = 1 << 16;
+/// An index is to be shifted by this, to be an offset.
+pub(crate) const SHIFT: u8 = 3;
+/// Where the parts are in [`Tables`].
+pub(crate) const READ: i32 = offset_of!(Tables, read) as i32;
+pub(crate) const WRITE: i32 = offset_of!(Tables, write) as i32;
+pub(crate) const DELTA: i32 = offset_of!(Tables, delta) as i32;
+pub(crate) const HOST: i32 = offset_of!(Tables, host) as i32;
 const PAGE_MASK: u64 = 0xfff;
 
-pub(crate) type Table = [Entry; ENTRIES];
-
+/// The parts of entries, one array each: an index is scaled by 8 in an operand, and neighbours share cache lines.
 #[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Entry {
-    /// The page's linear address.
-    pub(crate) tag: u64,
+pub(crate) struct Tables {
+    /// The linear address of a page that may be read.
+    pub(crate) read: [u64; ENTRIES],
+    /// The linear address of a page that may be written; then `read` has it, too.
+    pub(crate) write: [u64; ENTRIES],
+    /// From the page's linear addresses to the host's.
+    pub(crate) delta: [u64; ENTRIES],
     /// Where the page is in the host's memory.
-    pub(crate) host: u64,
+    pub(crate) host: [u64; ENTRIES],
+}
+
+impl Tables {
+    fn is_used(&self, n: usize) -> bool {
+        self.read[n] != never(n)
+    }
+
+    fn forget(&mut self, n: usize) {
+        self.read[n] = never(n);
+        self.write[n] = never(n);
+    }
 }
 
 /// A tag that no address with this index has. Zero is one, except for the first entry.
@@ -41,66 +62,90 @@ fn index(linear: u64) -> usize {
 
 /// The tables' account.
 pub(crate) struct Tlb {
-    filled: [[Filled; 2]; 3],
+    filled: [Filled; 3],
 }
 
 impl Tlb {
-    /// Prepares tables whose memory is all zeros.
-    pub(crate) fn new(tables: &mut [[Table; 2]; 3]) -> Self {
-        for table in tables.iter_mut().flatten() {
-            table[0].tag = never(0);
+    /// Prepares a context whose memory is all zeros.
+    pub(crate) fn new(context: &mut Context) -> Self {
+        for tables in &mut context.tlb {
+            tables.forget(0);
         }
-        Self { filled: std::array::from_fn(|_| std::array::from_fn(|_| Filled::new(ENTRIES))) }
+        context.forget_stacks();
+        Self { filled: std::array::from_fn(|_| Filled::new(ENTRIES)) }
     }
 
     /// Remembers that `linear`'s page is at `host`.
     pub(crate) fn insert(
         &mut self,
-        tables: &mut [[Table; 2]; 3],
-        (view, write): (usize, bool),
+        context: &mut Context,
+        (view, write): (u8, bool),
         linear: u64,
         host: u64,
         global: bool,
     ) {
-        let n = index(linear);
-        let entry = &mut tables[view][usize::from(write)][n];
-        let before = entry.tag != never(n);
-        *entry = Entry { tag: linear & !PAGE_MASK, host };
-        if !self.filled[view][usize::from(write)].note(n, before, global) {
-            self.clear(tables, true);
+        let (n, page) = (index(linear), linear & !PAGE_MASK);
+        let tables = &mut context.tlb[usize::from(view)];
+        let before = tables.is_used(n);
+        if tables.read[n] != page || tables.host[n] != host {
+            tables.write[n] = never(n);
+        }
+        tables.read[n] = page;
+        if write {
+            tables.write[n] = page;
+        }
+        tables.delta[n] = host.wrapping_sub(page);
+        tables.host[n] = host;
+        if !self.filled[usize::from(view)].note(n, before, global) {
+            self.clear(context, true);
         }
     }
 
+    /// Remembers `linear`'s page as that of the view's stack, if it is known, for writes if need be; whether it is.
+    pub(crate) fn set_stack(context: &mut Context, (view, write): (u8, bool), linear: u64) -> bool {
+        let (tables, n, page) = (&context.tlb[usize::from(view)], index(linear), linear & !PAGE_MASK);
+        let writable = tables.write[n] == page;
+        let known = if write { writable } else { tables.read[n] == page };
+        if known {
+            context.set_stack(view, page, writable, tables.delta[n]);
+        }
+        known
+    }
+
     /// Forgets everything, or all but global pages.
-    pub(crate) fn clear(&mut self, tables: &mut [[Table; 2]; 3], all: bool) {
-        for (filled, table) in self.filled.iter_mut().flatten().zip(tables.iter_mut().flatten()) {
-            filled.forget(all, |n| table[n].tag = never(n));
+    pub(crate) fn clear(&mut self, context: &mut Context, all: bool) {
+        context.forget_stacks();
+        for (filled, tables) in self.filled.iter_mut().zip(&mut context.tlb) {
+            filled.forget(all, |n| tables.forget(n));
         }
     }
 
     /// Forgets where writes go.
-    pub(crate) fn clear_writes(&mut self, tables: &mut [[Table; 2]; 3]) {
-        for ([_, filled], [_, table]) in self.filled.iter_mut().zip(tables) {
-            filled.forget(true, |n| table[n].tag = never(n));
+    pub(crate) fn clear_writes(&mut self, context: &mut Context) {
+        context.forget_stacks();
+        for (filled, tables) in self.filled.iter().zip(&mut context.tlb) {
+            filled.each(|n| tables.write[n] = never(n));
         }
     }
 
     /// Forgets one page.
-    pub(crate) fn clear_page(tables: &mut [[Table; 2]; 3], linear: u64) {
+    pub(crate) fn clear_page(context: &mut Context, linear: u64) {
+        context.forget_stacks();
         let n = index(linear);
-        for table in tables.iter_mut().flatten() {
-            if table[n].tag == linear & !PAGE_MASK {
-                table[n].tag = never(n);
+        for tables in &mut context.tlb {
+            if tables.read[n] == linear & !PAGE_MASK {
+                tables.forget(n);
             }
         }
     }
 
     /// Forgets where writes to pages go that `watched` says of, by their address in the host's memory.
-    pub(crate) fn protect(&mut self, tables: &mut [[Table; 2]; 3], watched: impl Fn(u64) -> bool) {
-        for (filled, table) in self.filled.iter().zip(tables.iter_mut()) {
-            filled[1].each(|n| {
-                if table[1][n].tag != never(n) && watched(table[1][n].host) {
-                    table[1][n].tag = never(n);
+    pub(crate) fn protect(&mut self, context: &mut Context, watched: impl Fn(u64) -> bool) {
+        context.forget_stacks();
+        for (filled, tables) in self.filled.iter().zip(&mut context.tlb) {
+            filled.each(|n| {
+                if tables.write[n] != never(n) && watched(tables.host[n]) {
+                    tables.write[n] = never(n);
                 }
             });
         }

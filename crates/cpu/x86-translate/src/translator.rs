@@ -10,7 +10,7 @@ use posada_x86::{Assist, Between, Interpreter, Model, View};
 
 use crate::block::{Access, Mode};
 use crate::cache::{self, Code, CodeCache, Decoding, Found};
-use crate::context::Context;
+use crate::context::{Context, SPILLED};
 use crate::entry::{self, reason};
 use crate::fault::{Guard, Guarded};
 use crate::helpers::helper;
@@ -75,14 +75,13 @@ impl Translator {
             )));
         }
         let failed = |error: std::io::Error| Error::Engine(format!("no memory for translated code: {error}"));
-        let mapping = Context::allocate().map_err(failed)?;
-        let mut context: NonNull<Context> = mapping.start().cast();
+        let (mapping, mut context) = Context::allocate().map_err(failed)?;
         let unit = Unit::new().map_err(failed)?;
         let cache = CodeCache::new(code_cache).map_err(failed)?;
-        // SAFETY: the mapping is as large as a context, page-aligned, and all zeros, which every field may be.
+        // SAFETY: nobody else has it.
         let c = unsafe { context.as_mut() };
         let machine = Machine {
-            tlb: Tlb::new(&mut c.tlb),
+            tlb: Tlb::new(c),
             jumps: Jumps::new(&mut c.jumps),
             interpreter: Interpreter::with_native(connections, model, Box::new(unit)),
             cache,
@@ -222,7 +221,7 @@ impl Machine {
         let rip = self.interpreter.rip();
         let mut mode = self.mode(view, tie.is_some() && self.mode.vectors);
         self.prepare_jumps(context, mode);
-        let known = context.jumps[mode.jumps()][rip as usize % jumps::ENTRIES];
+        let known = context.jumps[mode.jumps()][jumps::index(rip)];
         if tie.is_none() && known.linear == rip {
             self.mode = mode;
             self.hand_over(context, rip, mode);
@@ -364,7 +363,13 @@ impl Machine {
             options: model.decoder_options(),
             features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
         };
-        Some(self.cache.find_rest(number, stub, at, mode, ram, &decoding, &mut self.stats))
+        let rest = self.cache.find_rest(number, stub, at, mode, ram, &decoding, &mut self.stats);
+        if let Kind::Group { access, hole, .. } = stub.kind
+            && !access.fits_at(access.address.linear(context))
+        {
+            self.cache.lead(hole, rest);
+        }
+        Some(rest)
     }
 
     /// From now on translated code may run, and store to pages that were lent; those that hold code by now are
@@ -374,14 +379,14 @@ impl Machine {
         while !membership.enter() {
             let ram = &self.interpreter.connections().ram;
             let watched = |host: u64| ram.is_watched(ram.page_at_host(host as usize));
-            membership.give_back(|| tlb.protect(&mut context.tlb, watched));
+            membership.give_back(|| tlb.protect(context, watched));
         }
     }
 
     /// Forgets what is no longer true since translated code last ran.
     fn look_at_changes(&mut self, context: &mut Context) {
         if std::mem::take(&mut self.unseen) {
-            self.tlb.clear_writes(&mut context.tlb);
+            self.tlb.clear_writes(context);
         }
         if self.cache.look_at_writes(&self.interpreter.connections().ram) {
             self.stats.invalidations += 1;
@@ -404,10 +409,10 @@ impl Machine {
             self.jumps.clear(&mut context.jumps, all);
         }
         if stale.all || stale.context {
-            self.tlb.clear(&mut context.tlb, stale.all);
+            self.tlb.clear(context, stale.all);
         }
         for page in pages {
-            Tlb::clear_page(&mut context.tlb, *page);
+            Tlb::clear_page(context, *page);
         }
     }
 
@@ -416,8 +421,7 @@ impl Machine {
         const IN_PAGE: u64 = PAGE_SIZE as u64 - 1;
         self.stats.tlb_misses += 1;
         let linear = access.address.linear(context);
-        let aligned = linear & (u64::from(access.alignment) - 1) == 0;
-        if (linear & IN_PAGE) + u64::from(access.size) > PAGE_SIZE as u64 || !aligned {
+        if !access.fits_at(linear) {
             return false;
         }
         let Some(at) = self.interpreter.place(linear, access.write) else { return false };
@@ -429,8 +433,24 @@ impl Machine {
         let host = if access.write { ram.lend(at) } else { ram.host_address(at) };
         let Some(host) = host else { return false };
         let (page, global) = (host as u64 - (linear & IN_PAGE), self.interpreter.is_global(linear));
-        self.tlb.insert(&mut context.tlb, (usize::from(view), access.write), linear, page, global);
+        self.tlb.insert(context, (view, access.write), linear, page, global);
         true
+    }
+
+    /// The same for a group of accesses, the first of which is a store or not. A page is not made dirty before it is
+    /// stored to.
+    fn know_group(&mut self, context: &mut Context, group: &Access, stores: bool, view: u8) -> bool {
+        let (linear, kind) = (group.address.linear(context), (view, group.write));
+        if !group.fits_at(linear) {
+            return false;
+        }
+        let may_ask = stores || !group.write;
+        if group.address.is_on_stack() {
+            self.stats.stack_misses += 1;
+            return Tlb::set_stack(context, kind, linear)
+                || may_ask && self.know_page(context, group, view) && Tlb::set_stack(context, kind, linear);
+        }
+        may_ask && self.know_page(context, group, view)
     }
 
     fn interpret(&mut self) {
@@ -462,6 +482,7 @@ impl Machine {
         let rflags = self.interpreter.rflags();
         context.flags = (rflags & LAHF) << 8 | rflags >> 11 & 1;
         context.gpr = *self.interpreter.gpr();
+        context.spilled = SPILLED.map(|number| context.gpr[usize::from(number)]);
         context.code_base = rip & !(PAGE_SIZE as u64 - 1);
         context.bases = self.interpreter.bases();
         context.selectors = self.interpreter.selectors().map(u64::from);
@@ -497,6 +518,9 @@ impl Machine {
             context.routines.x87 = entry::load_x87_routine();
             context.x87.save(self.interpreter.x87());
         }
+        for (number, value) in SPILLED.into_iter().zip(context.spilled) {
+            context.gpr[usize::from(number)] = value;
+        }
         *self.interpreter.gpr() = context.gpr;
         self.interpreter.set_rip(context.rip);
         self.interpreter.set_arithmetic_flags(context.flags >> 8 & LAHF | ((context.flags & 1) * OF));
@@ -525,8 +549,8 @@ unsafe extern "C" fn monitor(context: *mut Context, number: u32) -> u64 {
             }
             reason::INTERPRET
         }
-        Kind::Group { access, mode, retry, .. } => {
-            if machine.know_page(context, &access, mode.view) {
+        Kind::Group { access, stores, mode, retry, .. } => {
+            if machine.know_group(context, &access, stores, mode.view) {
                 return again(machine, retry);
             }
             if let Some(rest) = machine.find_rest(context, number, &stub, mode) {

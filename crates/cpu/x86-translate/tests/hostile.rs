@@ -564,6 +564,19 @@ fn interrupted(
     (side.state(), pulse.taken.load(Ordering::SeqCst))
 }
 
+/// The same, until there were so many interrupts in one run: on a busy host the thread that sends them may come late.
+fn interrupted_often(
+    least: u64,
+    level: Level,
+    code: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> (State, u64) {
+    const TRIES: usize = 1000;
+    (0..TRIES)
+        .map(|_| interrupted(level, &code))
+        .find(|(_, taken)| *taken >= least)
+        .expect("the host runs both threads now and then")
+}
+
 /// A loop whose sums need every flag and register to be right each time.
 fn checksum(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(rbp, DATA.linear)?;
@@ -593,20 +606,19 @@ fn checksum(a: &mut CodeAssembler) -> Result<(), IcedError> {
 
 #[test]
 fn interrupts_anywhere_in_a_loop_change_nothing() {
-    let (end, taken) = interrupted(Level::User, checksum);
+    let (end, taken) = interrupted_often(20, Level::User, checksum);
     let (mut calm, state) = guest(Level::User, checksum);
     let expected = same(&mut calm, &state);
     for n in [0, 1, 2, 3, 5, 8, 9, 10, 11] {
         assert_eq!(end.gpr[n], expected.gpr[n], "register {n}");
     }
     assert_eq!(end.gpr[14], taken, "each was seen once");
-    assert!(taken > 20, "{taken} interrupts");
 }
 
 #[test]
 fn nothing_comes_between_sti_and_what_follows() {
     // The handler counts in `r14`. One instruction goes before any interrupt: `hlt`, usually, which would sleep on.
-    let (end, taken) = interrupted(Level::Supervisor, |a| {
+    let (end, _) = interrupted_often(1, Level::Supervisor, |a| {
         a.mov(ecx, 3_000_000)?;
         let mut again = a.create_label();
         a.set_label(&mut again)?;
@@ -623,7 +635,6 @@ fn nothing_comes_between_sti_and_what_follows() {
         a.int3()
     });
     assert_eq!(end.gpr[gpr::RSI], 0, "an interrupt came between");
-    assert!(taken > 0);
 }
 
 #[test]

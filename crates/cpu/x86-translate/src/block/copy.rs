@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::{ARITHMETIC, Access, Address, ForInterpreter, Outcome, Writer};
-use crate::asm::{Op, Place};
+use crate::asm::{Op, Place, Sum};
 use crate::classify;
 use crate::context::register::{R10, R11, RSP};
 use crate::context::{Context, offset};
@@ -132,7 +132,7 @@ impl Writer<'_> {
             self.ensure_x87();
         }
         let modified = classify::modified_flags(i);
-        let reads = i.rflags_read() & ARITHMETIC != 0 || classify::may_keep_flags(i);
+        let reads = classify::reads_flags(i);
         let sets_all = modified == ARITHMETIC && !reads;
         if !sets_all {
             self.flags.before_writing(&mut self.asm, plan.written);
@@ -140,9 +140,13 @@ impl Writer<'_> {
         let rotates = classify::rotates_by_constant(i) && plan.access.is_none() && self.flags == Flags::SAVED;
         let mut placed = None;
         if let Some(access) = plan.access {
-            let place = self.access(access);
+            let mut place = self.access(access);
+            if plan.swapped.is_some() && place.index == plan.swapped {
+                self.asm.lea(true, R10, Sum { base: Some(R10), index: place.index.map(|n| (n, 0)), displacement: 0 });
+                place.index = None;
+            }
             plan.put(place);
-            placed = Some(access);
+            placed = plan.swapped.is_none().then_some(access);
         }
         if (reads || modified != 0 && !sets_all) && !rotates {
             if plan.access.is_some() && self.flags.are_lost() {
@@ -155,16 +159,22 @@ impl Writer<'_> {
             }
         }
         for (guest, scratch) in plan.loads() {
-            self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
+            self.asm.with_context(Op::Load, scratch, Context::spilled_offset(guest));
         }
         if classify::may_raise(i, self.mode) {
             self.recover();
         }
+        if let Some(number) = plan.swapped {
+            self.asm.swap_low_bytes(number);
+        }
         let known = self.asm.instruction(&plan.instruction);
         debug_assert!(known, "{i:?} was tried before");
+        if let Some(number) = plan.swapped {
+            self.asm.swap_low_bytes(number);
+        }
         for (guest, scratch) in plan.loads() {
             if plan.written & 1 << guest != 0 {
-                self.asm.store_context(Context::gpr_offset(guest), scratch);
+                self.asm.store_context(Context::spilled_offset(guest), scratch);
             }
         }
         if let Some(access) = placed {
@@ -182,8 +192,8 @@ impl Writer<'_> {
     }
 
     /// How an instruction is copied: with which operands, and what must be done before and after.
-    fn plan(&mut self, i: &Instruction, memory: Option<u32>) -> Result<Plan, ForInterpreter> {
-        let mut plan = Plan { instruction: *i, access: None, spilled: [None; 2], written: 0 };
+    pub(super) fn plan(&mut self, i: &Instruction, memory: Option<u32>) -> Result<Plan, ForInterpreter> {
+        let mut plan = Plan { instruction: *i, access: None, spilled: [None; 2], written: 0, swapped: None };
         let mut write = false;
         let info = self.info.info(i);
         for used in info.used_registers() {
@@ -205,8 +215,7 @@ impl Writer<'_> {
                     let Some(number) = registers::number(register) else { continue };
                     if registers::is_high_byte(register) {
                         if memory.is_some() {
-                            // There is no way to name both.
-                            return Err(ForInterpreter);
+                            plan.swap(i, n)?;
                         }
                         continue;
                     }
@@ -264,13 +273,15 @@ impl Writer<'_> {
 }
 
 /// See [`Writer::plan`].
-struct Plan {
+pub(super) struct Plan {
     instruction: Instruction,
     access: Option<Access>,
     /// Guest registers that are in memory, and the scratch registers that stand for them.
     spilled: [Option<(u8, u8)>; 2],
     /// Guest registers that it writes, a bit each.
     written: u16,
+    /// A register whose two low bytes change places around it: there is no way to name the higher one and `r10`.
+    swapped: Option<u8>,
 }
 
 impl Plan {
@@ -282,6 +293,24 @@ impl Plan {
         let slot = self.spilled.iter_mut().find(|slot| slot.is_none()).ok_or(ForInterpreter)?;
         *slot = Some((guest, scratch));
         Ok(scratch)
+    }
+
+    /// Names the low byte of a register in place of the one above it.
+    fn swap(&mut self, i: &Instruction, operand: u32) -> Result<(), ForInterpreter> {
+        let register = i.op_register(operand);
+        let number = registers::number(register).ok_or(ForInterpreter)?;
+        let others = (0..i.op_count()).filter(|n| *n != operand && i.op_kind(*n) == OpKind::Register).count();
+        use Mnemonic as M;
+        let alone = matches!(
+            i.mnemonic(),
+            M::Mov | M::Cmp | M::Test | M::Add | M::Adc | M::Sub | M::Sbb | M::And | M::Or | M::Xor
+        );
+        if others > 0 || !alone {
+            return Err(ForInterpreter);
+        }
+        set_register(&mut self.instruction, operand, registers::sized(1, number));
+        self.swapped = Some(number);
+        Ok(())
     }
 
     /// Lets the memory operand be at `place`.

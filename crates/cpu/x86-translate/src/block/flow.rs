@@ -6,6 +6,7 @@ use super::{Access, Address, ForInterpreter, LaterKind, Outcome, PAGE, SAVED_ENT
 use crate::asm::{Condition, Hole, Op};
 use crate::context::register::{R10, R11};
 use crate::context::{Context, offset};
+use crate::jumps;
 use crate::registers;
 use crate::stub::Kind;
 
@@ -105,11 +106,11 @@ impl Writer<'_> {
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
-        self.asm.low_word_times_16();
-        self.asm.with_table(Op::Cmp, R10, R11, table);
+        self.asm.hash_to_r11(jumps::FACTOR);
+        self.asm.with_table(Op::Cmp, R10, 0, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });
-        self.asm.with_table(Op::Load, R11, R11, table + 8);
+        self.asm.with_table(Op::Load, R11, 0, table + 8);
         self.asm.with_value(Op::And, true, R10, -PAGE);
     }
 

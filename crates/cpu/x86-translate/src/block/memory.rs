@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Register};
 use super::{Access, Address, ForInterpreter, PAGE, Writer};
 use crate::asm::{Condition, Op, Place, Sum};
 use crate::context::register::{R10, R11, RSP};
-use crate::context::{Context, offset};
+use crate::context::{Context, StackPage, offset};
 use crate::groups::{ALIGNMENT, Member};
 use crate::stub::Kind;
 use crate::{registers, tlb};
@@ -61,7 +61,7 @@ impl Writer<'_> {
         } else {
             let mut place = |guest: u8, scratch: u8| {
                 registers::host(guest).unwrap_or_else(|| {
-                    self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
+                    self.asm.with_context(Op::Load, scratch, Context::spilled_offset(guest));
                     scratch
                 })
             };
@@ -92,19 +92,28 @@ impl Writer<'_> {
         let retry = self.place_of(self.asm.here());
         self.address(&access.address);
         let view = self.mode.view;
-        let table = self.look_up(&access, |_| Kind::Access { access, view, retry });
-        self.asm.with_table(Op::Add, R10, R11, table + 8);
+        self.look_up(&access, |_| Kind::Access { access, view, retry });
+        if let Some(base) = access.address.only_base() {
+            // This way does not wait for what the check does to `r10`.
+            self.load_delta();
+            return Place { index: Some(base), displacement: access.address.displacement };
+        }
+        self.asm.with_table(Op::Add, R10, tlb::SHIFT, Context::tlb_offset(view) + tlb::HOST);
         Place { index: None, displacement: 0 }
     }
 
-    /// Looks for the page of the linear address in `r10` in a TLB, whose offset in the context this returns; `r10` becomes
-    /// the offset in the page, and `r11` the entry's in the table. The stub is for when it is not there, or the
-    /// access goes beyond the page, or is not aligned; `kind` is told where the jump to it is.
-    fn look_up(&mut self, access: &Access, kind: impl FnOnce(u32) -> Kind) -> i32 {
-        let table = Context::tlb_offset(usize::from(self.mode.view), access.write);
-        self.asm.rotate_to_r11(tlb::INDEX_SHIFT);
-        self.asm.with_value(Op::And, false, R11, tlb::INDEX_MASK);
-        self.asm.with_table(Op::Xor, R10, R11, table);
+    /// Looks for the page of the linear address in `r10` in the TLB; `r10` becomes the offset in the page, and `r11` the
+    /// entry's number. The stub is for when it is not there, or the access goes beyond the page, or is not
+    /// aligned; `kind` is told where the jump to it is.
+    fn look_up(&mut self, access: &Access, kind: impl FnOnce(u32) -> Kind) {
+        let tags = if access.write { tlb::WRITE } else { tlb::READ };
+        self.asm.page_to_r11();
+        self.asm.with_table(Op::Xor, R10, tlb::SHIFT, Context::tlb_offset(self.mode.view) + tags);
+        self.check(access, kind);
+    }
+
+    /// Leads to a stub unless `r10` is an offset in a page where there is room for the access.
+    fn check(&mut self, access: &Access, kind: impl FnOnce(u32) -> Kind) {
         self.asm.with_value(Op::Cmp, true, R10, PAGE - i32::from(access.size));
         let hole = self.asm.jump_if(Condition::ABOVE);
         let stub = self.new_stub(self.at as i32, kind(self.place_of(self.asm.address(hole))));
@@ -114,7 +123,12 @@ impl Writer<'_> {
             let hole = self.asm.jump_if(Condition::NE);
             self.asm.lead_to(hole, stub);
         }
-        table
+    }
+
+    /// Loads what leads from the guest's addresses to the host's in the page that a look-up has found.
+    fn load_delta(&mut self) {
+        let table = Context::tlb_offset(self.mode.view) + tlb::DELTA;
+        self.asm.with_table(Op::Load, R10, tlb::SHIFT, table);
     }
 
     /// An address of code, as stubs have it.
@@ -145,38 +159,52 @@ impl Writer<'_> {
         let n = self.group_of(access)?;
         let group = self.groups[n];
         let host = registers::host(group.base)?;
-        let slot = offset::DISTANCES + 8 * n as i32;
-        if self.known & 1 << n == 0 {
-            let moved = if group.base == RSP { self.moved } else { 0 };
-            let displacement = group.low.checked_sub(moved)?;
-            let back = group.low.checked_neg()?;
-            let address = Address { index: group.index, ..Address::based(group.base, displacement) };
-            let all = Access {
-                address,
-                size: (group.high - group.low) as u16,
-                write: group.write,
-                alignment: if group.aligned.is_some() { ALIGNMENT as u16 } else { 1 },
-            };
-            self.flags.lose(&mut self.asm);
-            let retry = self.place_of(self.asm.here());
-            self.address(&address);
-            let mode = self.mode;
-            let table = self.look_up(&all, |hole| Kind::Group { access: all, mode, retry, hole });
-            if group.index.is_some() {
-                // Where the registers' sum leads, for what is then only a displacement away.
-                self.asm.with_table(Op::Add, R10, R11, table + 8);
-                self.asm.add_to(R10, R10, back);
-            } else {
-                self.asm.with_table(Op::Load, R10, R11, table + 8);
-                self.asm.with_table(Op::Sub, R10, R11, table);
-            }
-            self.asm.store_context(slot, R10);
-            self.known |= 1 << n;
-        } else if self.in_r10 != (n, self.asm.len()) {
-            self.asm.with_context(Op::Load, R10, slot);
-        }
         let index = group.index.is_none().then_some(host);
-        Some(Place { index, displacement: access.address.displacement })
+        let place = Place { index, displacement: access.address.displacement };
+        let slot = match group.base {
+            RSP => Context::stack_offset(self.mode.view) + StackPage::DELTA,
+            _ => offset::DISTANCES + 8 * n as i32,
+        };
+        if self.known & 1 << n != 0 {
+            if self.in_r10 != (n, self.asm.len()) {
+                self.asm.with_context(Op::Load, R10, slot);
+            }
+            return Some(place);
+        }
+        let moved = if group.base == RSP { self.moved } else { 0 };
+        let displacement = group.low.checked_sub(moved)?;
+        let back = group.low.checked_neg()?;
+        let address = Address { index: group.index, ..Address::based(group.base, displacement) };
+        let all = Access {
+            address,
+            size: (group.high - group.low) as u16,
+            write: group.write,
+            alignment: if group.aligned.is_some() { ALIGNMENT as u16 } else { 1 },
+        };
+        self.flags.lose(&mut self.asm);
+        let mode = self.mode;
+        let retry = self.place_of(self.asm.here());
+        self.address(&address);
+        self.known |= 1 << n;
+        let stores = access.write;
+        let kind = |hole| Kind::Group { access: all, stores, mode, retry, hole };
+        if group.base == RSP {
+            let tag = if group.write { StackPage::WRITE } else { StackPage::READ };
+            self.asm.with_context(Op::Xor, R10, Context::stack_offset(mode.view) + tag);
+            self.check(&all, kind);
+            self.asm.with_context(Op::Load, R10, slot);
+            return Some(place);
+        }
+        self.look_up(&all, kind);
+        if group.index.is_some() {
+            // Where the registers' sum leads, for what is then only a displacement away.
+            self.asm.with_table(Op::Add, R10, tlb::SHIFT, Context::tlb_offset(mode.view) + tlb::HOST);
+            self.asm.add_to(R10, R10, back);
+        } else {
+            self.load_delta();
+        }
+        self.asm.store_context(slot, R10);
+        Some(place)
     }
 
     /// `r10` is still what an access has left there.

@@ -5,7 +5,7 @@ mod flow;
 mod memory;
 
 use iced_x86::{
-    Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, RflagsBits,
+    Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, RflagsBits,
 };
 
 use crate::asm::{Asm, Hole, Op};
@@ -15,7 +15,7 @@ use crate::context::{Context, offset};
 use crate::flags::{Flags, Recipe};
 use crate::groups::{self, Group, Item, StackEffect};
 use crate::registers;
-use crate::stub::{self, Kind, Stub};
+use crate::stub::{Kind, Stub};
 
 /// Instructions in a block, at most.
 const LONGEST: usize = 64;
@@ -68,7 +68,7 @@ impl Mode {
 ///
 /// Each block has both. Most blocks begin with something that destroys the host's flags: the first entry saves them,
 /// the second is behind that. Other blocks begin with the flags in the host's: there the second restores them.
-pub(crate) const SAVED_ENTRY: usize = 19;
+pub(crate) const SAVED_ENTRY: usize = 14;
 
 /// What has been written.
 pub(crate) struct Written {
@@ -109,9 +109,20 @@ impl Address {
         Self { base: Some(base), index: None, displacement, in_code: false, segment: None, wide: true }
     }
 
+    /// The host's register of its base, if there is nothing else but a displacement.
+    fn only_base(&self) -> Option<u8> {
+        let plain = self.index.is_none() && !self.in_code && self.segment.is_none() && self.wide;
+        self.base.filter(|_| plain).and_then(registers::host)
+    }
+
+    /// Whether it is on the stack.
+    pub(crate) fn is_on_stack(&self) -> bool {
+        self.base == Some(RSP)
+    }
+
     /// What it is, with what the context has.
     pub(crate) fn linear(&self, context: &Context) -> u64 {
-        let register = |number: u8| context.gpr[usize::from(number)];
+        let register = |number: u8| context.register(number);
         let displacement = i64::from(self.displacement) as u64;
         let index = self.index.map_or(0, |(index, shift)| register(index) << shift);
         let base = if self.in_code { context.code_base } else { self.base.map_or(0, register) };
@@ -133,6 +144,12 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// Whether it lies in one page, aligned as it must be, if it is at `linear`.
+    pub(crate) fn fits_at(&self, linear: u64) -> bool {
+        let in_page = linear & (PAGE as u64 - 1);
+        in_page + u64::from(self.size) <= PAGE as u64 && linear & (u64::from(self.alignment) - 1) == 0
+    }
+
     /// One that need not be aligned.
     pub(crate) fn new(address: Address, size: u16, write: bool) -> Self {
         Self { address, size, write, alignment: 1 }
@@ -168,8 +185,8 @@ pub(crate) struct Writer<'a> {
     memory: usize,
     later: Vec<Later>,
     stubs: Vec<Stub>,
-    /// Where the first stub will be.
-    first_stub: usize,
+    /// Where the next stub will be.
+    next_stub: usize,
     recoveries: Vec<(usize, usize)>,
     /// The x87 unit's state has been loaded.
     pub(crate) x87_loaded: bool,
@@ -224,7 +241,7 @@ impl<'a> Writer<'a> {
             memory,
             later: Vec::new(),
             stubs: Vec::new(),
-            first_stub,
+            next_stub: first_stub,
             recoveries: Vec::new(),
             x87_loaded: false,
             polled: false,
@@ -301,9 +318,38 @@ impl<'a> Writer<'a> {
             const NOP: u8 = 0x90;
             self.asm.bytes(&[NOP]);
         }
-        self.asm.restore_flags(offset::FLAGS);
+        if !self.sets_flags() {
+            self.asm.restore_flags(offset::FLAGS);
+        }
         self.asm.fill(hole);
         self.body = self.asm.len();
+    }
+
+    /// Whether an instruction sets all flags before anything can come between: then it does not matter what they are at
+    /// the start.
+    fn sets_flags(&mut self) -> bool {
+        for n in 0..self.items.len() {
+            let Item { instruction, good, .. } = self.items[n];
+            let i = &instruction;
+            let plain = good
+                && i.flow_control() == FlowControl::Next
+                && i.op_kinds().all(|kind| kind != OpKind::Memory)
+                && !classify::may_raise(i, self.mode)
+                && !classify::uses_x87(i);
+            match classify::classify(i, self.mode) {
+                classify::Class::Nothing => {}
+                classify::Class::Copy if plain && self.plan(i, None).is_ok() => {
+                    if classify::sets_all_flags(i) {
+                        return true;
+                    }
+                    if classify::reads_flags(i) || classify::modified_flags(i) != 0 {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        false
     }
 
     /// Decodes up to the first instruction that surely goes elsewhere.
@@ -409,8 +455,10 @@ impl<'a> Writer<'a> {
 
     /// A new stub; its address.
     fn new_stub(&mut self, next: i32, kind: Kind) -> usize {
-        let at = self.first_stub + self.stubs.len() * stub::LEN;
-        self.stubs.push(Stub { flags: self.flags, next, kind });
+        let stub = Stub { flags: self.flags, next, kind };
+        self.stubs.push(stub);
+        let at = self.next_stub;
+        self.next_stub += stub.len();
         at
     }
 
@@ -459,11 +507,6 @@ impl<'a> Writer<'a> {
         self.mode.view != posada_x86::View::User as u8
     }
 
-    /// Where the current instruction is in its page.
-    pub(crate) fn at(&self) -> i32 {
-        self.at as i32
-    }
-
     pub(crate) fn call_help(&mut self) {
         self.asm.call_context(offset::HELP + 8 * self.mode.routine());
     }
@@ -503,14 +546,14 @@ impl<'a> Writer<'a> {
     fn load_guest(&mut self, to: u8, guest: u8) {
         match registers::host(guest) {
             Some(host) => self.asm.mov(to, host),
-            None => self.asm.with_context(Op::Load, to, Context::gpr_offset(guest)),
+            None => self.asm.with_context(Op::Load, to, Context::spilled_offset(guest)),
         }
     }
 
     pub(crate) fn store_guest(&mut self, guest: u8, from: u8) {
         match registers::host(guest) {
             Some(host) => self.asm.mov(host, from),
-            None => self.asm.store_context(Context::gpr_offset(guest), from),
+            None => self.asm.store_context(Context::spilled_offset(guest), from),
         }
     }
 
