@@ -270,9 +270,7 @@ impl CodeCache {
         for (number, stub) in (self.stubs.len() as u32..).zip(&written.stubs) {
             let callee = match stub.kind.callee() {
                 Callee::Monitor => self.monitors[routine],
-                Callee::Stack { view, write } => {
-                    self.stacks[routine][usize::from(view)][usize::from(write)]
-                }
+                Callee::Stack { view, write } => self.stacks[routine][usize::from(view)][usize::from(write)],
             };
             stub.write(&mut cold, cold_place, number, callee, self.memory.start());
         }

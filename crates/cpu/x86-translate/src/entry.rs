@@ -376,14 +376,7 @@ macro_rules! vector_routines {
     };
 }
 
-vector_routines!(
-    "x",
-    load_lower_vectors,
-    "",
-    enter_with_vectors,
-    stub_with_vectors,
-    help_with_vectors
-);
+vector_routines!("x", load_lower_vectors, "", enter_with_vectors, stub_with_vectors, help_with_vectors);
 vector_routines!(
     "y",
     load_wide_vectors,

@@ -266,13 +266,8 @@ fn sign(size: u8) -> u64 {
 fn of_result(result: u64, size: u8, carry: bool, half_carry: bool, overflow: bool) -> u64 {
     let mask = sign(size) | (sign(size) - 1);
     let even = (result as u8).count_ones().is_multiple_of(2);
-    let bits = [
-        (0, carry),
-        (2, even),
-        (4, half_carry),
-        (6, result & mask == 0),
-        (7, result & sign(size) != 0),
-    ];
+    let bits =
+        [(0, carry), (2, even), (4, half_carry), (6, result & mask == 0), (7, result & sign(size) != 0)];
     let low: u64 = bits.into_iter().map(|(n, set)| u64::from(set) << n).sum();
     // What `lahf` gives has bit 1 set always.
     (low | 2) << 8 | u64::from(overflow)

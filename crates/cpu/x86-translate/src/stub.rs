@@ -80,14 +80,7 @@ impl Stub {
 
     /// Adds its code to `code`, which will be at `start`. It has this number, and calls `callee`; the code that it belongs
     /// to begins at `memory`.
-    pub(crate) fn write(
-        &self,
-        code: &mut Vec<u8>,
-        start: usize,
-        number: u32,
-        callee: usize,
-        memory: usize,
-    ) {
+    pub(crate) fn write(&self, code: &mut Vec<u8>, start: usize, number: u32, callee: usize, memory: usize) {
         let at = start + code.len();
         let branch = |code: &mut Vec<u8>, opcode: u8, at: usize, to: usize| {
             code.push(opcode);

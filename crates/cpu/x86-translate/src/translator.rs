@@ -472,7 +472,6 @@ impl Machine {
         cache::load(ram, at, &mut bytes[..len]);
         let options = self.interpreter.model().decoder_options();
         let instruction = iced_x86::Decoder::new(64, &bytes[..len], options).decode();
-        if std::env::var("POSADA_SAMPLE").is_ok() { eprintln!("SAMPLE {:?} rip {rip:x} cpl-view {:?} {:x?}", instruction.code(), self.interpreter.view(), &bytes[..len.min(12)]); }
         *self.stats.samples.entry(instruction.code()).or_default() += 1;
     }
 

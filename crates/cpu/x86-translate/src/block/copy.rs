@@ -142,7 +142,11 @@ impl Writer<'_> {
         if let Some(access) = plan.access {
             let mut place = self.access(access);
             if plan.swapped.is_some() && place.index == plan.swapped {
-                self.asm.lea(true, R10, Sum { base: Some(R10), index: place.index.map(|n| (n, 0)), displacement: 0 });
+                self.asm.lea(
+                    true,
+                    R10,
+                    Sum { base: Some(R10), index: place.index.map(|n| (n, 0)), displacement: 0 },
+                );
                 place.index = None;
             }
             plan.put(place);
