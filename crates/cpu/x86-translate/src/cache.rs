@@ -39,6 +39,8 @@ pub(crate) struct CodeCache {
     /// Single instructions that lie in two pages, with where in RAM the second begins.
     crossings: Map<(usize, Code)>,
     pages: Map<Page>,
+    /// Where [`way_out`](CodeCache::way_out) leads, by place in the page and mode.
+    ways_out: Map<usize>,
     ties: Vec<Tie>,
     recoveries: Recoveries,
     info: InstructionInfoFactory,
@@ -55,6 +57,9 @@ pub(crate) struct Code {
     pub(crate) body: usize,
     /// See [`crate::block::Written`].
     pub(crate) wants_vectors: bool,
+    /// Guest instructions, and bytes of code.
+    pub(crate) instructions: u8,
+    pub(crate) len: u32,
 }
 
 /// What [`CodeCache::find`] had to do.
@@ -74,6 +79,7 @@ impl CodeCache {
             blocks: Map::default(),
             crossings: Map::default(),
             pages: Map::default(),
+            ways_out: Map::default(),
             ties: Vec::new(),
             recoveries: Recoveries::default(),
             info: InstructionInfoFactory::new(),
@@ -204,7 +210,28 @@ impl CodeCache {
         self.recoveries.extend(written.recoveries);
         stats.blocks += 1;
         stats.instructions += written.instructions as u64;
-        Code { saved: place + SAVED_ENTRY, body: place + written.body, wants_vectors: written.wants_vectors }
+        Code {
+            saved: place + SAVED_ENTRY,
+            body: place + written.body,
+            wants_vectors: written.wants_vectors,
+            instructions: written.instructions as u8,
+            len: written.code.len() as u32,
+        }
+    }
+
+    /// Code that leaves as soon as a jump has led to it, for `linear`: its entry for saved flags.
+    pub(crate) fn way_out(&mut self, linear: u64, mode: Mode) -> usize {
+        let start = linear as u32 % PAGE_SIZE as u32;
+        let key = Self::key(start as usize, mode);
+        if let Some(place) = self.ways_out.get(&key) {
+            return *place;
+        }
+        let place = self.memory.next();
+        let writer = Writer::new(mode, start, place, 0, &mut self.info, &|_| false);
+        let fits = self.memory.push(&writer.write_way_out());
+        assert!(fits, "a block is larger than any can be");
+        self.ways_out.insert(key, place + SAVED_ENTRY);
+        place + SAVED_ENTRY
     }
 
     /// Whether no page has been written since [`look_at_writes`](Self::look_at_writes) last looked.
@@ -231,6 +258,7 @@ impl CodeCache {
         self.blocks.clear();
         self.crossings.clear();
         self.pages.clear();
+        self.ways_out.clear();
         self.ties.clear();
         self.recoveries.clear();
     }
@@ -238,6 +266,12 @@ impl CodeCache {
     /// Where code goes on after an exception at `at`.
     pub(crate) fn recover(&self, at: usize) -> Option<usize> {
         self.recoveries.find(at)
+    }
+
+    /// A block's place and bytes.
+    pub(crate) fn bytes(&self, code: Code) -> (usize, Vec<u8>) {
+        let place = code.saved - SAVED_ENTRY;
+        (place, self.memory.copy(place, code.len as usize))
     }
 
     /// Where code may be: its address and length.

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use posada_memory::PAGE_SIZE;
 use posada_vcpu::x86::State;
 use posada_vcpu::{Connections, Error, Exit, Vcpu};
-use posada_x86::{Assist, Between, Interpreter, Model, View};
+use posada_x86::{Assist, Between, Interpreter, Model, Random, View};
 
 use crate::block::Mode;
 use crate::cache::{self, Code, CodeCache, Decoding, Found};
@@ -37,7 +37,24 @@ pub(crate) struct Machine {
     modes: [Option<Mode>; jumps::TABLES],
     /// What the code is made for that runs, or ran last.
     mode: Mode,
+    /// Blocks lead to one another; if not, each is left at its end.
+    linked: bool,
+    /// The block that ran last, and its linear address; only kept if not linked.
+    last: Option<(u64, Code)>,
+    /// The next instruction is for the interpreter, before anything else; only if not linked.
+    interrupted: bool,
     stats: Stats,
+}
+
+/// A block, for those who want to see it.
+pub(crate) struct LastBlock {
+    /// The linear address of its guest code.
+    pub(crate) rip: u64,
+    /// Guest instructions.
+    pub(crate) instructions: u8,
+    /// Where its code is, and its bytes.
+    pub(crate) place: usize,
+    pub(crate) code: Vec<u8>,
 }
 
 /// The binary translator: one virtual CPU, whose instructions run on the host's processor.
@@ -89,6 +106,9 @@ impl Translator {
             unseen: false,
             modes: [None; jumps::TABLES],
             mode: Mode::ALL,
+            linked: true,
+            last: None,
+            interrupted: false,
             stats: Stats::default(),
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
@@ -120,36 +140,96 @@ impl Translator {
         Stats { code_bytes: machine.cache.used() as u64, ..machine.stats.clone() }
     }
 
-    fn run_here(&mut self) -> Result<Exit, Error> {
+    /// From now on leaves each block at its end, and takes random numbers from here.
+    pub(crate) fn unlink(&mut self, random: Random) {
+        let (machine, context) = self.parts();
+        machine.interpreter.set_random(random);
+        machine.linked = false;
+        machine.cache.clear();
+        machine.jumps.clear(&mut context.jumps, true);
+    }
+
+    /// Sees to what waits and runs one block, or has one instruction interpreted, [on guard](Self::on_guard). Then no
+    /// page is lent.
+    pub(crate) fn one_block(&mut self) -> Option<Exit> {
+        let (machine, _) = self.parts();
+        machine.unseen = true;
+        machine.last = None;
+        if std::mem::take(&mut machine.interrupted) {
+            machine.interpret();
+            return None;
+        }
+        self.once(&mut None)
+    }
+
+    /// Whether an instruction is to be interpreted before anything else is looked at.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.machine().interrupted
+    }
+
+    /// The block that [`one_block`](Self::one_block) has run.
+    pub(crate) fn last_block(&self) -> Option<LastBlock> {
+        let machine = self.machine();
+        let (rip, code) = machine.last?;
+        let (place, bytes) = machine.cache.bytes(code);
+        Some(LastBlock { rip, instructions: code.instructions, place, code: bytes })
+    }
+
+    fn run_here(&mut self) -> Exit {
         // The jump that was left unfinished, and where it leads.
         let mut tie = None;
         loop {
-            let (machine, context) = self.parts();
-            let (code, mode) = match machine.next(context, tie.take()) {
-                Next::Exit(exit) => return Ok(exit),
-                Next::Again => continue,
-                Next::Code(code, mode) => (code, mode),
-            };
-            machine.go_inside(context);
-            // SAFETY: `gs` is based at this context (`run`); `code` was found for the view in force; no reference
-            // to machine or context is used while it runs.
-            let why = unsafe {
-                match mode.routine() {
-                    0 => entry::enter(code),
-                    1 => entry::enter_with_vectors(code),
-                    _ => entry::enter_with_wide_vectors(code),
-                }
-            };
-            let (machine, context) = self.parts();
-            machine.interpreter.membership().leave();
-            machine.take_back(context);
-            match why & 3 {
-                reason::INTERPRET => machine.interpret(),
-                reason::TIE => tie = Some((why >> 2, context.rip)),
-                reason::ATTENTION => machine.stats.attention += 1,
-                _ => {}
+            if let Some(exit) = self.once(&mut tie) {
+                return exit;
             }
         }
+    }
+
+    /// Sees to what waits, then runs translated code once, until it leaves, or has an instruction interpreted.
+    fn once(&mut self, tie: &mut Option<(u32, u64)>) -> Option<Exit> {
+        let (machine, context) = self.parts();
+        let (code, mode) = match machine.next(context, tie.take()) {
+            Next::Exit(exit) => return Some(exit),
+            Next::Again => return None,
+            Next::Code(code, mode) => (code, mode),
+        };
+        machine.go_inside(context);
+        // SAFETY: `gs` is based at this context (`on_guard`); `code` was found for the view in force; no reference
+        // to machine or context is used while it runs.
+        let why = unsafe {
+            match mode.routine() {
+                0 => entry::enter(code),
+                1 => entry::enter_with_vectors(code),
+                _ => entry::enter_with_wide_vectors(code),
+            }
+        };
+        let (machine, context) = self.parts();
+        machine.interpreter.membership().leave();
+        machine.take_back(context);
+        match why & 3 {
+            reason::INTERPRET if machine.linked => machine.interpret(),
+            reason::INTERPRET => machine.interrupted = true,
+            reason::TIE if machine.linked => *tie = Some((why >> 2, context.rip)),
+            reason::ATTENTION => machine.stats.attention += 1,
+            _ => {}
+        }
+        None
+    }
+
+    /// Does something during which translated code may run.
+    pub(crate) fn on_guard<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let before = gs_base();
+        // SAFETY: nothing of the host's uses `gs` in 64-bit programs; it is put back below.
+        unsafe { set_gs_base(self.context.as_ptr() as u64) };
+        let (start, len) = self.machine().cache.range();
+        let whose = self.machine.as_ptr().cast_const().cast();
+        // SAFETY: `recover` is given the machine, which lives longer than the guard.
+        let guard = unsafe { Guard::new(Guarded { start, len, recover, whose }) };
+        let result = work(self);
+        drop(guard);
+        // SAFETY: it is what was there before.
+        unsafe { set_gs_base(before) };
+        result
     }
 }
 
@@ -247,6 +327,9 @@ impl Machine {
             found = FoundAs { alone: found.alone | how.alone, ..how };
             self.prepare_jumps(context, mode);
         }
+        if !self.linked {
+            self.last = Some((rip, code));
+        }
         let before = std::mem::replace(&mut self.mode, mode);
         let alike = mode == Mode { view: mode.view, ..before };
         match tie {
@@ -319,6 +402,9 @@ impl Machine {
 
     /// Remembers where the code for `linear` is, which may be one instruction in two pages.
     fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code, crossing: bool) {
+        if !self.linked {
+            return;
+        }
         let mut global = self.interpreter.is_global(linear);
         if crossing {
             let next = next_page(linear);
@@ -336,6 +422,9 @@ impl Machine {
         let ram = &self.interpreter.connections().ram;
         if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
             return None;
+        }
+        if !self.linked {
+            return Some(self.cache.way_out(linear, mode));
         }
         // Who watches code waits for those inside, and is not to wait for itself.
         self.interpreter.membership().leave();
@@ -510,18 +599,7 @@ unsafe fn recover(machine: *const (), at: usize) -> Option<usize> {
 
 impl Vcpu for Translator {
     fn run(&mut self) -> Result<Exit, Error> {
-        let before = gs_base();
-        // SAFETY: nothing of the host's uses `gs` in 64-bit programs; it is put back below.
-        unsafe { set_gs_base(self.context.as_ptr() as u64) };
-        let (start, len) = self.machine().cache.range();
-        let whose = self.machine.as_ptr().cast_const().cast();
-        // SAFETY: `recover` is given the machine, which lives longer than the guard.
-        let guard = unsafe { Guard::new(Guarded { start, len, recover, whose }) };
-        let exit = self.run_here();
-        drop(guard);
-        // SAFETY: it is what was there before.
-        unsafe { set_gs_base(before) };
-        exit
+        Ok(self.on_guard(Self::run_here))
     }
 
     fn state(&self) -> State {

@@ -9,11 +9,13 @@ use posada_vcpu::{Connections, Exit};
 
 use crate::exception::Exception;
 use crate::flags::Flags;
+use crate::integer::PIECE;
 use crate::int::{Int, REGISTERS, RIP};
 use crate::mmu::Mmu;
 use crate::model::Model;
 use crate::op::Mode;
 use crate::simd::Native;
+use crate::system::random::{self, Random};
 
 /// Numbers of the segment registers, as instructions encode them; `ldtr` and `tr` are kept apart.
 pub(crate) mod segment {
@@ -68,6 +70,8 @@ pub(crate) struct Core {
     pub entered: bool,
     /// A store has hit code that is decoded somewhere: the current block may be stale.
     pub code_changed: bool,
+    /// Elements of a repeated string instruction that are worked off before interrupts are looked at.
+    pub piece: u64,
     /// A breakpoint is armed: instructions are carried out one at a time.
     pub debugging: bool,
 
@@ -94,6 +98,7 @@ pub(crate) struct Core {
 
     /// What carries out the instructions that this interpreter has no way of its own for.
     pub native: Option<Box<dyn Native>>,
+    pub random: Random,
     pub model: Model,
     pub connections: Connections,
     /// Who learns of writes to code.
@@ -124,6 +129,7 @@ impl Core {
             debug_pending: 0,
             entered: false,
             code_changed: false,
+            piece: PIECE,
             debugging: false,
             segments: [Segment::default(); 6],
             ldtr: state.segments.ldtr,
@@ -145,6 +151,7 @@ impl Core {
             sse_off: true,
             activity: Activity::default(),
             native: None,
+            random: random::of_host(),
             model,
             connections,
             membership,

@@ -38,3 +38,4 @@ pub use mmu::Stale;
 pub use model::{Model, ModelError};
 pub use simd::{Code as NativeCode, Memory as NativeMemory, Native, Operands as NativeOperands};
 pub use spread::Spread;
+pub use system::random::Random;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use posada_vcpu::{Connections, Vcpu};
 use posada_x86::{Interpreter, Model};
-use posada_x86_translate::{DEFAULT_CODE_CACHE, Translator};
+use posada_x86_translate::{DEFAULT_CODE_CACHE, Lockstep, Translator};
 
 use crate::Error;
 
@@ -24,11 +24,13 @@ pub enum Engine {
     Interpret,
     /// The translator: instructions run on the host's processor, rewritten.
     Translate,
+    /// Both, each block on the one and then on the other, until they differ.
+    Lockstep,
 }
 
 impl Engine {
     /// The names by which engines are chosen.
-    pub const NAMES: [&'static str; 2] = ["interpret", "translate"];
+    pub const NAMES: [&'static str; 3] = ["interpret", "translate", "lockstep"];
 
     pub(crate) fn make(self, connections: Connections, model: Model) -> Result<Box<dyn Vcpu>, Error> {
         let cpu = connections.index;
@@ -36,6 +38,9 @@ impl Engine {
             Self::Interpret => Interpreter::new(connections, model).map(|vcpu| Box::new(vcpu) as _),
             Self::Translate => {
                 Translator::new(connections, model, DEFAULT_CODE_CACHE).map(|vcpu| Box::new(vcpu) as _)
+            }
+            Self::Lockstep => {
+                Lockstep::new(connections, model, DEFAULT_CODE_CACHE).map(|vcpu| Box::new(vcpu) as _)
             }
         };
         made.map_err(|cause| Error::Engine { cpu, cause })
@@ -54,6 +59,7 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::Interpret => Self::NAMES[0],
             Self::Translate => Self::NAMES[1],
+            Self::Lockstep => Self::NAMES[2],
         })
     }
 }
@@ -65,6 +71,7 @@ impl FromStr for Engine {
         match name {
             "interpret" => Ok(Self::Interpret),
             "translate" => Ok(Self::Translate),
+            "lockstep" => Ok(Self::Lockstep),
             _ => Err(Error::UnknownEngine { name: name.into() }),
         }
     }

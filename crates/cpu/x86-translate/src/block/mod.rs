@@ -257,6 +257,14 @@ impl<'a> Writer<'a> {
         self.finish()
     }
 
+    /// Writes a block that leaves at its start.
+    pub(crate) fn write_way_out(mut self) -> Vec<u8> {
+        self.asm.save_flags(offset::FLAGS);
+        debug_assert_eq!(self.asm.len(), SAVED_ENTRY);
+        self.leave(Flags::SAVED, reason::ATTENTION, self.start as i32);
+        self.asm.finish()
+    }
+
     fn finish(mut self) -> Written {
         self.groups = groups::find(&self.items, self.info);
         self.entries();
