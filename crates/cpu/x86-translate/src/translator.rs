@@ -140,6 +140,12 @@ impl Translator {
         Stats { code_bytes: machine.cache.used() as u64, ..machine.stats.clone() }
     }
 
+    /// The interpreter that takes what is not translated.
+    #[cfg(test)]
+    pub(crate) fn assistant(&mut self) -> &mut Interpreter {
+        &mut self.parts().0.interpreter
+    }
+
     /// From now on leaves each block at its end, and takes random numbers from here.
     pub(crate) fn unlink(&mut self, random: Random) {
         let (machine, context) = self.parts();

@@ -9,8 +9,8 @@ use posada_vcpu::{Connections, Exit};
 
 use crate::exception::Exception;
 use crate::flags::Flags;
-use crate::integer::PIECE;
 use crate::int::{Int, REGISTERS, RIP};
+use crate::integer::PIECE;
 use crate::mmu::Mmu;
 use crate::model::Model;
 use crate::op::Mode;

@@ -77,7 +77,8 @@ impl PageMarks {
     #[cold]
     pub(crate) fn written(&self, page: usize) -> bool {
         self.note(page);
-        let moved = |word: u32| (word & CODE != 0).then(|| (word & (LENT | UNLOGGED | !MARKS)).wrapping_add(VERSION));
+        let moved =
+            |word: u32| (word & CODE != 0).then(|| (word & (LENT | UNLOGGED | !MARKS)).wrapping_add(VERSION));
         let had_code = self.pages[page].fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok();
         if had_code {
             self.epoch.fetch_add(1, Ordering::AcqRel);

@@ -106,7 +106,8 @@ impl Journal {
             Some(entry) if entry.question() == now.question() => inside.entries.pop_front(),
             other => {
                 let led = other.map_or("nothing".into(), |entry| format!("{:?}", entry.question()));
-                let complaint = format!("outside: the interpreter did {:?}, the translator {led}", now.question());
+                let complaint =
+                    format!("outside: the interpreter did {:?}, the translator {led}", now.question());
                 inside.complaint.get_or_insert(complaint);
                 None
             }

@@ -34,6 +34,8 @@ use trail::Trail;
 /// Instructions after which the interpreter is believed never to get where the translator is. Blocks that lead to
 /// themselves go round until an interrupt calls.
 const PATIENCE: u64 = 1 << 27;
+/// Exceptions of SSE instructions that have been met.
+const MXCSR_STATUS: u32 = 0x3f;
 /// Blocks between two comparisons of all memory.
 const WHOLE: u64 = 1 << 24;
 
@@ -56,8 +58,8 @@ impl Lockstep {
             )));
         }
         let ranges: Vec<(Gpa, u64)> = connections.ram.ranges().collect();
-        let copy =
-            GuestRam::new(&ranges).map_err(|error| Error::Engine(format!("no memory for a second guest: {error}")))?;
+        let copy = GuestRam::new(&ranges)
+            .map_err(|error| Error::Engine(format!("no memory for a second guest: {error}")))?;
         let unit = Unit::new().map_err(|error| Error::Engine(format!("no memory for code: {error}")))?;
         let journal = Arc::<Journal>::default();
         let attention = Arc::<Attention>::default();
@@ -164,7 +166,7 @@ struct Follower {
     /// Page-table entries whose mark of access differed.
     marks: u64,
     /// The translator is about to have an instruction interpreted that it may have begun, or one in a shadow: what a
-    /// call stores may be there already, and the shadow is not told.
+    /// call stores may be there already, and the status of an SSE exception; the shadow is not told.
     within: bool,
     failed: Option<String>,
     /// Something that spoils the leader's state after a block.
@@ -249,7 +251,11 @@ impl Follower {
                 Place::Same if self.within => return Ok(()),
                 Place::Same => {
                     self.pages.clear();
-                    return if self.blocks % WHOLE == WHOLE - 1 { self.compare_all(leader, &goal) } else { Ok(()) };
+                    return if self.blocks % WHOLE == WHOLE - 1 {
+                        self.compare_all(leader, &goal)
+                    } else {
+                        Ok(())
+                    };
                 }
                 // It has passed on when that is known for sure, and so will have its memory.
                 Place::MemoryDiffers if !matches!(first, Some(Difference::Told(_))) => {
@@ -285,11 +291,12 @@ impl Follower {
         self.interpreter.set_piece((rip == goal.rip && ahead > 0).then_some(ahead));
         let at = self.interpreter.place_code(rip);
         self.trail.push(rip, at);
+        let waits = self.journal.begins_with_interrupt();
         match self.interpreter.between_instructions() {
-            Between::Exit(_) => return false,
+            Between::Exit(_) => return waits,
             Between::Stepped => {}
-            // An interrupt was taken: perhaps that is all that the translator did.
-            Between::Done if self.interpreter.rip() != rip => {}
+            // Perhaps that was all that the translator did.
+            Between::Done if waits || self.interpreter.rip() != rip => {}
             Between::Done => self.interpreter.interpret_one(),
         }
         true
@@ -312,7 +319,10 @@ impl Follower {
             self.interpreter.set_arithmetic_flags(goal.rflags);
         }
         let mut state = comparable(self.interpreter.state());
-        state.activity.sti_shadow &= !self.within;
+        if self.within {
+            state.activity.sti_shadow = false;
+            state.mxcsr |= goal.mxcsr & MXCSR_STATUS;
+        }
         if state != *goal {
             self.interpreter.set_arithmetic_flags(flags.1);
             return Place::RegistersDiffer;

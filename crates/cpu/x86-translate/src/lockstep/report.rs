@@ -70,7 +70,8 @@ impl Report<'_> {
     fn memory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b] = self.rams;
         let places = self.pages.iter().flat_map(|page| (page * PAGE_SIZE..(page + 1) * PAGE_SIZE).step_by(8));
-        let mut differing = places.filter(|at| a.load::<u64>(*at) != b.load::<u64>(*at)).take(MOST).peekable();
+        let mut differing =
+            places.filter(|at| a.load::<u64>(*at) != b.load::<u64>(*at)).take(MOST).peekable();
         if differing.peek().is_some() {
             writeln!(f, "\n  {:20}{:>28}{:>36}", "guest physical", "interpreter", "translator")?;
         }
@@ -97,7 +98,13 @@ impl Report<'_> {
             let len = LONGEST.min(ram.len() - at);
             cache::load(ram, *at, &mut bytes[..len]);
             let long64 = self.states[0].segments.cs.long();
-            let bits = if long64 { 64 } else if self.states[0].segments.cs.db() { 32 } else { 16 };
+            let bits = if long64 {
+                64
+            } else if self.states[0].segments.cs.db() {
+                32
+            } else {
+                16
+            };
             let mut decoder = Decoder::with_ip(bits, &bytes[..len], *rip, self.options);
             line(f, &mut decoder, &bytes, *rip)?;
         }
@@ -126,7 +133,8 @@ fn disassemble(f: &mut fmt::Formatter<'_>, code: &[u8], start: u64, options: u32
 /// Every register by name.
 fn rows(state: &State) -> Vec<(String, String)> {
     const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15",
     ];
     let number = |name: &str, value: u64| (name.to_owned(), format!("{value:#018x}"));
     let mut rows: Vec<_> = NAMES.iter().zip(state.gpr).map(|(name, value)| number(name, value)).collect();
@@ -147,15 +155,31 @@ fn rows(state: &State) -> Vec<(String, String)> {
         rows.push((format!("ymm{n} high"), format!("{d:016x}'{c:016x}")));
     }
     for (n, register) in state.x87.registers.iter().enumerate() {
-        rows.push((format!("x87 {n}"), format!("{:04x}'{:016x}", register.sign_exponent, register.significand)));
+        rows.push((
+            format!("x87 {n}"),
+            format!("{:04x}'{:016x}", register.sign_exponent, register.significand),
+        ));
     }
     let x87 = &state.x87;
-    rows.push(("x87".into(), format!("control {:04x} status {:04x} {:02x}", x87.control, x87.status, x87.occupied)));
+    rows.push((
+        "x87".into(),
+        format!("control {:04x} status {:04x} {:02x}", x87.control, x87.status, x87.occupied),
+    ));
     let s = &state.segments;
-    for (name, segment) in
-        [("es", s.es), ("cs", s.cs), ("ss", s.ss), ("ds", s.ds), ("fs", s.fs), ("gs", s.gs), ("ldtr", s.ldtr), ("tr", s.tr)]
-    {
-        let text = format!("{:04x} {:x} {:x} {:x}", segment.selector, segment.base, segment.limit, segment.attributes);
+    for (name, segment) in [
+        ("es", s.es),
+        ("cs", s.cs),
+        ("ss", s.ss),
+        ("ds", s.ds),
+        ("fs", s.fs),
+        ("gs", s.gs),
+        ("ldtr", s.ldtr),
+        ("tr", s.tr),
+    ] {
+        let text = format!(
+            "{:04x} {:x} {:x} {:x}",
+            segment.selector, segment.base, segment.limit, segment.attributes
+        );
         rows.push((name.into(), text));
     }
     for (name, table) in [("gdtr", state.gdtr), ("idtr", state.idtr)] {
