@@ -148,18 +148,17 @@ impl Translator {
 
     /// From now on leaves each block at its end, and takes random numbers from here.
     pub(crate) fn unlink(&mut self, random: Random) {
-        let (machine, context) = self.parts();
+        let (machine, _) = self.parts();
         machine.interpreter.set_random(random);
         machine.linked = false;
-        machine.cache.clear();
-        machine.jumps.clear(&mut context.jumps, true);
     }
 
     /// Sees to what waits and runs one block, or has one instruction interpreted, [on guard](Self::on_guard). Then no
     /// page is lent.
     pub(crate) fn one_block(&mut self) -> Option<Exit> {
-        let (machine, _) = self.parts();
+        let (machine, context) = self.parts();
         machine.unseen = true;
+        machine.jumps.clear(&mut context.jumps, true);
         machine.last = None;
         if std::mem::take(&mut machine.interrupted) {
             machine.interpret();
@@ -408,16 +407,19 @@ impl Machine {
 
     /// Remembers where the code for `linear` is, which may be one instruction in two pages.
     fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code, crossing: bool) {
-        if !self.linked {
-            return;
-        }
+        let target = self.target(linear, code, mode);
         let mut global = self.interpreter.is_global(linear);
         if crossing {
             let next = next_page(linear);
             global &= self.interpreter.is_global(next);
             self.jumps.add_page(next);
         }
-        self.jumps.insert(&mut context.jumps, mode.jumps(), linear, code.saved as u64, global);
+        self.jumps.insert(&mut context.jumps, mode.jumps(), linear, target as u64, global);
+    }
+
+    /// Where jumps to `linear`, whose code is known, are to lead.
+    fn target(&mut self, linear: u64, code: Code, mode: Mode) -> usize {
+        if self.linked { code.saved } else { self.cache.way_out(linear, mode) }
     }
 
     /// The code for a linear address that translated code jumps to.
@@ -429,9 +431,6 @@ impl Machine {
         if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
             return None;
         }
-        if !self.linked {
-            return Some(self.cache.way_out(linear, mode));
-        }
         // Who watches code waits for those inside, and is not to wait for itself.
         self.interpreter.membership().leave();
         let found = self.find_code(context, linear, at, mode);
@@ -442,7 +441,7 @@ impl Machine {
             return None;
         }
         self.remember_jump(context, mode, linear, code, found.crossing);
-        Some(code.saved)
+        Some(self.target(linear, code, mode))
     }
 
     /// From now on translated code may run, and store to pages that were lent; those that hold code by now are

@@ -5,9 +5,16 @@ use std::str::FromStr;
 
 use posada_vcpu::{Connections, Vcpu};
 use posada_x86::{Interpreter, Model};
-use posada_x86_translate::{DEFAULT_CODE_CACHE, Lockstep, Translator};
+use posada_x86_translate::{Lockstep, Translator};
 
 use crate::Error;
+
+/// The least code that a translating processor can keep, in bytes.
+pub const MIN_CODE_CACHE: u64 = 2 << 20;
+/// The most: jumps in it reach 2 GiB.
+pub const MAX_CODE_CACHE: u64 = 1 << 30;
+/// What it keeps unless told otherwise.
+pub const DEFAULT_CODE_CACHE: u64 = posada_x86_translate::DEFAULT_CODE_CACHE as u64;
 
 /// Who carries out the guest's instructions.
 ///
@@ -32,16 +39,19 @@ impl Engine {
     /// The names by which engines are chosen.
     pub const NAMES: [&'static str; 3] = ["interpret", "translate", "lockstep"];
 
-    pub(crate) fn make(self, connections: Connections, model: Model) -> Result<Box<dyn Vcpu>, Error> {
+    pub(crate) fn make(
+        self,
+        connections: Connections,
+        model: Model,
+        code_cache: usize,
+    ) -> Result<Box<dyn Vcpu>, Error> {
         let cpu = connections.index;
         let made: Result<Box<dyn Vcpu>, _> = match self {
             Self::Interpret => Interpreter::new(connections, model).map(|vcpu| Box::new(vcpu) as _),
             Self::Translate => {
-                Translator::new(connections, model, DEFAULT_CODE_CACHE).map(|vcpu| Box::new(vcpu) as _)
+                Translator::new(connections, model, code_cache).map(|vcpu| Box::new(vcpu) as _)
             }
-            Self::Lockstep => {
-                Lockstep::new(connections, model, DEFAULT_CODE_CACHE).map(|vcpu| Box::new(vcpu) as _)
-            }
+            Self::Lockstep => Lockstep::new(connections, model, code_cache).map(|vcpu| Box::new(vcpu) as _),
         };
         made.map_err(|cause| Error::Engine { cpu, cause })
     }

@@ -16,6 +16,7 @@ use posada_x86::Model;
 use crate::board::Board;
 use crate::control::Request;
 use crate::cpu::Cpu;
+use crate::engine::{DEFAULT_CODE_CACHE, MAX_CODE_CACHE, MIN_CODE_CACHE};
 use crate::handle::{Handle, Inquiries, Port};
 use crate::layout::Layout;
 use crate::{Engine, Error, firmware};
@@ -92,6 +93,7 @@ pub struct PcBuilder {
     cpus: u32,
     cpu_model: String,
     engine: Engine,
+    code_cache: u64,
     debug_exit: bool,
     on_reset: OnReset,
     on_triple_fault: OnTripleFault,
@@ -120,6 +122,7 @@ impl PcBuilder {
             cpus: 1,
             cpu_model: "x86-64-v2".into(),
             engine: Engine::default(),
+            code_cache: DEFAULT_CODE_CACHE,
             debug_exit: false,
             on_reset: OnReset::default(),
             on_triple_fault: OnTripleFault::default(),
@@ -153,6 +156,15 @@ impl PcBuilder {
     #[must_use]
     pub fn engine(mut self, engine: Engine) -> Self {
         self.engine = engine;
+        self
+    }
+
+    /// Sets how many bytes of translated code each processor keeps: [`MIN_CODE_CACHE`](crate::MIN_CODE_CACHE) to
+    /// [`MAX_CODE_CACHE`](crate::MAX_CODE_CACHE). The host lends memory for what is used only. The interpreter keeps
+    /// none.
+    #[must_use]
+    pub fn code_cache(mut self, bytes: u64) -> Self {
+        self.code_cache = bytes;
         self
     }
 
@@ -192,6 +204,9 @@ impl PcBuilder {
         if !(1..=Pc::MAX_CPUS).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus });
         }
+        if !(MIN_CODE_CACHE..=MAX_CODE_CACHE).contains(&self.code_cache) {
+            return Err(Error::CodeCache { bytes: self.code_cache });
+        }
         check_host_memory(self.memory, host_memory())?;
         let model = Model::named(&self.cpu_model)?;
         let ram = GuestRam::new(&layout.ram())?;
@@ -207,7 +222,7 @@ impl PcBuilder {
                 attention: Arc::clone(&board.wiring.apics.cpus[index as usize].attention),
                 clock: Arc::clone(&board.clock),
             };
-            self.engine.make(connections, model.clone())
+            self.engine.make(connections, model.clone(), self.code_cache as usize)
         });
         let mut pc = Pc {
             vcpus: vcpus.collect::<Result<_, _>>()?,
