@@ -90,7 +90,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub trace: Vec<trace::Topic>,
 
-    /// Say at the end how much was carried out and how fast
+    /// Say at the end what the engine did, and where its time went; Ctrl-A t says it while the guest runs
     #[arg(long)]
     pub stats: bool,
 

@@ -137,7 +137,7 @@ impl CodeCache {
         let place = self.memory.next();
         let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
         let written = writer.write(&bytes[..len], decoding.options);
-        let code = self.keep(place, written, stats);
+        let code = self.keep(key, place, written, stats);
         self.blocks.insert(key, code);
         (code, found)
     }
@@ -179,7 +179,7 @@ impl CodeCache {
         let place = self.memory.next();
         let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
         let written = writer.write_one(&bytes, decoding.options);
-        let code = self.keep(place, written, stats);
+        let code = self.keep(key, place, written, stats);
         self.crossings.insert(key, (second, code));
         (code, found)
     }
@@ -202,14 +202,13 @@ impl CodeCache {
         (self.ties.len() as u32, found)
     }
 
-    /// Keeps what has been written for `place`.
-    fn keep(&mut self, place: usize, written: Written, stats: &mut Stats) -> Code {
+    /// Keeps what has been written for `place`, under this key.
+    fn keep(&mut self, key: u64, place: usize, written: Written, stats: &mut Stats) -> Code {
         let fits = self.memory.push(&written.code);
         assert!(fits, "a block is larger than any can be");
         self.ties.extend(written.ties);
         self.recoveries.extend(written.recoveries);
-        stats.blocks += 1;
-        stats.instructions += written.instructions as u64;
+        stats.translated(key, written.instructions, [written.guest_bytes, written.code.len()]);
         Code {
             saved: place + SAVED_ENTRY,
             body: place + written.body,

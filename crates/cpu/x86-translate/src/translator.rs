@@ -2,10 +2,12 @@
 
 use std::arch::asm;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use posada_memory::PAGE_SIZE;
 use posada_vcpu::x86::State;
-use posada_vcpu::{Connections, Error, Exit, Vcpu};
+use posada_vcpu::{Activity, Connections, Error, Exit, Vcpu};
 use posada_x86::{Assist, Between, Interpreter, Model, Random, View};
 
 use crate::block::Mode;
@@ -17,7 +19,7 @@ use crate::helpers::helper;
 use crate::jumps::{self, Jumps};
 use crate::memory::Mapping;
 use crate::native::Unit;
-use crate::stats::Stats;
+use crate::stats::{Left, Stats, work};
 use crate::tlb::Tlb;
 
 /// Bytes of code, unless told otherwise.
@@ -44,6 +46,9 @@ pub(crate) struct Machine {
     /// The next instruction is for the interpreter, before anything else; only if not linked.
     interrupted: bool,
     stats: Stats,
+    pub(crate) activity: Arc<Activity>,
+    /// Exceptions that the host's processor raised.
+    signals: AtomicU64,
 }
 
 /// A block, for those who want to see it.
@@ -110,6 +115,8 @@ impl Translator {
             last: None,
             interrupted: false,
             stats: Stats::default(),
+            activity: Arc::new(Activity::new(&work::WORK)),
+            signals: AtomicU64::new(0),
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
         c.myself = context.as_ptr();
@@ -137,7 +144,11 @@ impl Translator {
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
         let machine = self.machine();
-        Stats { code_bytes: machine.cache.used() as u64, ..machine.stats.clone() }
+        let mut stats = machine.stats.clone();
+        stats.code_bytes = machine.cache.used() as u64;
+        stats.counts = machine.interpreter.counts();
+        stats.signals = machine.signals.load(Ordering::Relaxed);
+        stats.with_samples(&machine.activity)
     }
 
     /// The interpreter that takes what is not translated.
@@ -199,6 +210,7 @@ impl Translator {
             Next::Code(code, mode) => (code, mode),
         };
         machine.go_inside(context);
+        machine.activity.set(work::TRANSLATED);
         // SAFETY: `gs` is based at this context (`on_guard`); `code` was found for the view in force; no reference
         // to machine or context is used while it runs.
         let why = unsafe {
@@ -209,6 +221,7 @@ impl Translator {
             }
         };
         let (machine, context) = self.parts();
+        machine.activity.set(work::DISPATCHING);
         machine.interpreter.membership().leave();
         machine.take_back(context);
         match why & 3 {
@@ -222,7 +235,7 @@ impl Translator {
     }
 
     /// Does something during which translated code may run.
-    pub(crate) fn on_guard<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+    pub(crate) fn on_guard<T>(&mut self, task: impl FnOnce(&mut Self) -> T) -> T {
         let before = gs_base();
         // SAFETY: nothing of the host's uses `gs` in 64-bit programs; it is put back below.
         unsafe { set_gs_base(self.context.as_ptr() as u64) };
@@ -230,7 +243,9 @@ impl Translator {
         let whose = self.machine.as_ptr().cast_const().cast();
         // SAFETY: `recover` is given the machine, which lives longer than the guard.
         let guard = unsafe { Guard::new(Guarded { start, len, recover, whose }) };
-        let result = work(self);
+        self.machine().activity.set(work::DISPATCHING);
+        let result = task(self);
+        self.machine().activity.set(work::OUTSIDE);
         drop(guard);
         // SAFETY: it is what was there before.
         unsafe { set_gs_base(before) };
@@ -393,10 +408,12 @@ impl Machine {
                 None
             };
             let (cache, ram) = (&mut self.cache, &self.interpreter.connections().ram);
+            let before = self.activity.set(work::TRANSLATING);
             let (code, found) = match second {
                 Some(second) => cache.find_crossing((at, second), mode, ram, &decoding, &mut self.stats),
                 None => cache.find(at, mode, ram, &decoding, &mut self.stats),
             };
+            self.activity.set(before);
             (code, found, second)
         };
         if found == Found::NewAlone {
@@ -425,6 +442,16 @@ impl Machine {
     /// The code for a linear address that translated code jumps to.
     pub(crate) fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<usize> {
         self.stats.jump_misses += 1;
+        let before = self.activity.set(work::JUMPS);
+        let found = self.find_jump_now(context, linear, mode);
+        self.activity.set(before);
+        if found.is_none() {
+            self.stats.left(Left::Jump);
+        }
+        found
+    }
+
+    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<usize> {
         let at = self.interpreter.place_code(linear)?;
         // What is running must not be forgotten now.
         let ram = &self.interpreter.connections().ram;
@@ -493,7 +520,9 @@ impl Machine {
         if self.stats.interpreted.is_multiple_of(Stats::SAMPLE) {
             self.sample();
         }
+        let before = self.activity.set(work::INTERPRETING);
         self.interpreter.interpret();
+        self.activity.set(before);
     }
 
     /// Counts what is about to be interpreted.
@@ -573,23 +602,39 @@ unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u6
     let machine = unsafe { &mut *context.machine.cast::<Machine>() };
     machine.agree_on_rights(context);
     machine.stats.tlb_misses += 1;
-    let (size, write, view) = (u64::from(what & 0x7f), what & 0x80 != 0, what as usize >> 8 & 3);
-    let page = PAGE_SIZE as u64 - 1;
-    if (linear & page) + size > page + 1 || what & 1 << 10 != 0 && linear & (size - 1) != 0 {
-        return 0;
+    machine.activity.set(work::ACCESSES);
+    let host = machine.know_page(context, linear, what);
+    machine.activity.set(work::TRANSLATED);
+    match host {
+        Ok(host) => host,
+        Err(why) => {
+            machine.stats.left(why);
+            0
+        }
     }
-    let Some(at) = machine.interpreter.place(linear, write) else { return 0 };
-    // Others may have written code, and so may have the marks that the walk sets in page tables.
-    if !machine.cache.is_up_to_date(&machine.interpreter.connections().ram) {
-        return 0;
+}
+
+impl Machine {
+    /// Lets the TLB know the page of an access: where it goes in the host's memory.
+    fn know_page(&mut self, context: &mut Context, linear: u64, what: u32) -> Result<u64, Left> {
+        let (size, write, view) = (u64::from(what & 0x7f), what & 0x80 != 0, what as usize >> 8 & 3);
+        let page = PAGE_SIZE as u64 - 1;
+        if (linear & page) + size > page + 1 || what & 1 << 10 != 0 && linear & (size - 1) != 0 {
+            return Err(Left::Crossing);
+        }
+        let Some(at) = self.interpreter.place(linear, write) else { return Err(Left::Device) };
+        // Others may have written code, and so may have the marks that the walk sets in page tables.
+        if !self.cache.is_up_to_date(&self.interpreter.connections().ram) {
+            return Err(Left::Code);
+        }
+        let ram = &self.interpreter.connections().ram;
+        let host = if write { ram.lend(at) } else { ram.host_address(at) };
+        let Some(host) = host else { return Err(Left::Code) };
+        let host = host as u64;
+        let global = self.interpreter.is_global(linear);
+        self.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page), global);
+        Ok(host)
     }
-    let ram = &machine.interpreter.connections().ram;
-    let host = if write { ram.lend(at) } else { ram.host_address(at) };
-    let Some(host) = host else { return 0 };
-    let host = host as u64;
-    let global = machine.interpreter.is_global(linear);
-    machine.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page), global);
-    host
 }
 
 /// Where translated code goes on after an exception of the host's at `at`.
@@ -599,6 +644,7 @@ unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u6
 unsafe fn recover(machine: *const (), at: usize) -> Option<usize> {
     // SAFETY: while its code runs no Rust code uses the machine.
     let machine = unsafe { &*machine.cast::<Machine>() };
+    machine.signals.fetch_add(1, Ordering::Relaxed);
     machine.cache.recover(at)
 }
 
@@ -617,6 +663,10 @@ impl Vcpu for Translator {
 
     fn report(&self) -> Option<String> {
         Some(self.stats().to_string())
+    }
+
+    fn activity(&self) -> Option<Arc<Activity>> {
+        Some(Arc::clone(&self.machine().activity))
     }
 }
 

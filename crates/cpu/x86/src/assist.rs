@@ -8,7 +8,7 @@ use posada_memory::Membership;
 use posada_vcpu::x86::{X87, cr0, cr4, rflags};
 use posada_vcpu::{Connections, Exit};
 
-use crate::core::segment;
+use crate::core::{Counts, segment};
 use crate::integer::PIECE;
 use crate::mmu::{self, Access, Place, Stale};
 use crate::op::Stop;
@@ -72,6 +72,8 @@ pub trait Assist {
     fn membership(&self) -> &Membership;
     /// What the board gave.
     fn connections(&self) -> &Connections;
+    /// What has happened.
+    fn counts(&self) -> Counts;
     /// What the processor announces.
     fn model(&self) -> &Model;
 
@@ -178,6 +180,10 @@ impl Assist for Interpreter {
 
     fn connections(&self) -> &Connections {
         &self.core.connections
+    }
+
+    fn counts(&self) -> Counts {
+        self.core.counts
     }
 
     fn model(&self) -> &Model {

@@ -36,6 +36,17 @@ pub(crate) struct SegmentView {
     pub check: u8,
 }
 
+/// What has happened on a virtual CPU, besides instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Maskable interrupts taken.
+    pub interrupts: u64,
+    /// Faults delivered.
+    pub faults: u64,
+    /// Page tables looked into for the translation of an address.
+    pub walks: u64,
+}
+
 pub(crate) struct Core {
     /// 0 to 15 are the general-purpose registers, [`RIP`] is the instruction pointer, [`crate::int::ZERO`] stays 0.
     pub registers: [u64; REGISTERS],
@@ -62,6 +73,7 @@ pub(crate) struct Core {
     pub exit: Option<Exit>,
     /// Instructions carried out.
     pub instructions: u64,
+    pub counts: Counts,
     /// Debug conditions met by the current instruction, as bits of `dr6`, for the trap after it.
     pub debug_hits: u64,
     /// Debug conditions that wait for the instruction after a load of `ss`.
@@ -125,6 +137,7 @@ impl Core {
             interrupts_wait: true,
             exit: None,
             instructions: 0,
+            counts: Counts::default(),
             debug_hits: 0,
             debug_pending: 0,
             entered: false,

@@ -33,6 +33,7 @@ mod testing;
 mod x87;
 
 pub use assist::{Assist, Between, View};
+pub use core::Counts;
 pub use interpreter::Interpreter;
 pub use mmu::Stale;
 pub use model::{Model, ModelError};

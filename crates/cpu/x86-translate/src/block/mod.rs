@@ -96,8 +96,9 @@ pub(crate) struct Written {
     pub(crate) recoveries: Vec<(usize, usize)>,
     /// It begins with an instruction that could run on the host if the vector registers were in the host's.
     pub(crate) wants_vectors: bool,
-    /// Guest instructions in it.
+    /// Guest instructions in it, and bytes of these.
     pub(crate) instructions: usize,
+    pub(crate) guest_bytes: usize,
 }
 
 /// A linear address that an instruction accesses.
@@ -271,6 +272,7 @@ impl<'a> Writer<'a> {
         self.items_from(0);
         self.write_stubs();
         let instructions = self.items.len();
+        let guest_bytes = self.items.last().map_or(0, |last| last.next - self.start) as usize;
         let wants_vectors = !self.mode.vectors
             && self.items.first().is_some_and(|item| item.good && classify::wants_vectors(&item.instruction));
         Written {
@@ -280,6 +282,7 @@ impl<'a> Writer<'a> {
             recoveries: self.recoveries,
             wants_vectors,
             instructions,
+            guest_bytes,
         }
     }
 
