@@ -2,6 +2,6 @@
 
 mod bad_input;
 mod boot;
-mod lockstep;
+mod engines;
 mod processors;
 mod support;
