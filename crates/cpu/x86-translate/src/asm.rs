@@ -317,15 +317,15 @@ impl Asm {
         Hole(self.len - 4)
     }
 
-    /// `jmp` to what has been written, `at` bytes from the start.
-    pub(crate) fn jump_back(&mut self, at: usize) {
-        let hole = self.jump();
-        self.lead(hole, at);
-    }
-
     /// Lets a hole lead to what has been written, `at` bytes from the start.
     pub(crate) fn lead(&mut self, hole: Hole, at: usize) {
         self.fixes.push((hole.0, (at as i64 - hole.0 as i64 - 4) as i32));
+    }
+
+    /// Lets a hole lead to an address of other code.
+    pub(crate) fn lead_to(&mut self, hole: Hole, address: usize) {
+        let from = self.address(hole) + 4;
+        self.fixes.push((hole.0, (address as i64 - from as i64) as i32));
     }
 
     /// Lets a hole lead here.
@@ -336,12 +336,6 @@ impl Asm {
     /// `jmp r11`.
     pub(crate) fn jump_r11(&mut self) {
         self.bytes(&[0x41, 0xff, 0xe0 | R11 & 7]);
-    }
-
-    /// `jmp gs:[offset]`.
-    pub(crate) fn jump_context(&mut self, offset: i32) {
-        self.bytes(&[GS, 0xff, 0x24, 0x25]);
-        self.int(offset);
     }
 
     /// `mov r10d, [r10]`.
@@ -364,6 +358,13 @@ impl Asm {
     pub(crate) fn load_x87_control(&mut self, offset: i32) {
         self.bytes(&[GS, 0xd9, 0x2c, 0x25]);
         self.int(offset);
+    }
+
+    /// `jmp gs:[offset]` alone.
+    pub(crate) fn lone_jump_context(offset: i32) -> Vec<u8> {
+        let mut code = vec![GS, 0xff, 0x24, 0x25];
+        code.extend(offset.to_le_bytes());
+        code
     }
 
     /// `call gs:[offset]`.

@@ -11,10 +11,13 @@ use iced_x86::{Decoder, DecoderError, Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
 use posada_x86::Spread;
 
-use crate::block::{Mode, SAVED_ENTRY, Tie, Writer, Written};
+use crate::asm::Asm;
+use crate::block::{Mode, SAVED_ENTRY, Writer, Written};
+use crate::context::offset;
 use crate::fault::Recoveries;
-use crate::memory::CodeMemory;
+use crate::memory::{CodeMemory, Warmth};
 use crate::stats::Stats;
+use crate::stub::{self, Stub};
 
 /// Room that a block may need, in bytes.
 const LARGEST_BLOCK: usize = 256 << 10;
@@ -41,7 +44,9 @@ pub(crate) struct CodeCache {
     pages: Map<Page>,
     /// Where [`way_out`](CodeCache::way_out) leads, by place in the page and mode.
     ways_out: Map<usize>,
-    ties: Vec<Tie>,
+    stubs: Vec<Stub>,
+    /// Where the calls of stubs lead, for each of the context's routines.
+    monitors: [usize; 3],
     recoveries: Recoveries,
     info: InstructionInfoFactory,
     /// The code epoch of RAM up to which pages are known.
@@ -74,17 +79,41 @@ pub(crate) enum Found {
 
 impl CodeCache {
     pub(crate) fn new(len: usize) -> std::io::Result<Self> {
-        Ok(Self {
-            memory: CodeMemory::new(len.max(2 * LARGEST_BLOCK))?,
+        let len = len.max(8 * LARGEST_BLOCK);
+        let memory = CodeMemory::new(len, len / COLD)?;
+        let mut cache = Self {
+            memory,
             blocks: Map::default(),
             crossings: Map::default(),
             pages: Map::default(),
             ways_out: Map::default(),
-            ties: Vec::new(),
+            stubs: Vec::new(),
+            monitors: [0; 3],
             recoveries: Recoveries::default(),
             info: InstructionInfoFactory::new(),
             epoch: 0,
-        })
+        };
+        cache.write_monitors();
+        Ok(cache)
+    }
+
+    /// Writes what calls of stubs lead to, as the first code.
+    fn write_monitors(&mut self) {
+        for (n, monitor) in self.monitors.iter_mut().enumerate() {
+            *monitor = self.memory.next(Warmth::Hot);
+            let fits = self.memory.push(Warmth::Hot, &Asm::lone_jump_context(offset::STUB + 8 * n as i32));
+            assert!(fits, "there is room for much more");
+        }
+    }
+
+    /// A stub by its number.
+    pub(crate) fn stub(&self, number: u32) -> Option<Stub> {
+        self.stubs.get(number as usize).copied()
+    }
+
+    /// An address of code, from what stubs say of it.
+    pub(crate) fn address(&self, place: u32) -> usize {
+        self.memory.start() + place as usize
     }
 
     fn key(at: usize, mode: Mode) -> u64 {
@@ -129,17 +158,44 @@ impl CodeCache {
         if let Some(code) = self.blocks.get(&key) {
             return (*code, Found::Known);
         }
-        let len = (PAGE_SIZE - at % PAGE_SIZE).min(BLOCK_BYTES);
         let mut bytes = [0; BLOCK_BYTES];
-        let (first_tie, found) = self.prepare(&[at], key, ram, stats);
-        load(ram, at, &mut bytes[..len]);
-        let start = (at % PAGE_SIZE) as u32;
-        let place = self.memory.next();
-        let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
-        let written = writer.write(&bytes[..len], decoding.options);
-        let code = self.keep(key, place, written, stats);
+        let found = self.prepare(&[at], key, ram, stats);
+        let bytes = load_block(ram, at, &mut bytes);
+        let writer = self.writer(mode, at, decoding);
+        let written = writer.write(bytes, decoding.options);
+        let code = self.keep(key, mode, written, stats);
         self.blocks.insert(key, code);
         (code, found)
+    }
+
+    /// The rest of the block at `at` of RAM, from a group's stub on: without groups, and only for that stub, whose flags
+    /// it knows. There is room, and the page's blocks are those of what it holds.
+    #[allow(clippy::too_many_arguments)] // As for any code, and whose rest it is.
+    pub(crate) fn find_rest(
+        &mut self,
+        number: u32,
+        stub: &Stub,
+        at: usize,
+        mode: Mode,
+        ram: &GuestRam,
+        decoding: &Decoding<'_>,
+        stats: &mut Stats,
+    ) -> usize {
+        let key = u64::from(number) | REST;
+        if let Some(code) = self.blocks.get(&key) {
+            return code.saved;
+        }
+        let mut bytes = [0; BLOCK_BYTES];
+        self.prepare(&[at], key, ram, stats);
+        let bytes = load_block(ram, at, &mut bytes);
+        let written = self.writer(mode, at, decoding).write_rest(bytes, decoding.options, stub.flags);
+        let code = self.keep(key, mode, written, stats);
+        let code = Code { saved: code.saved - SAVED_ENTRY, ..code };
+        self.blocks.insert(key, code);
+        if let stub::Kind::Group { hole, .. } = stub.kind {
+            self.lead(hole, code.saved);
+        }
+        code.saved
     }
 
     /// Whether the instruction at `at` of RAM goes on in the next page.
@@ -172,21 +228,25 @@ impl CodeCache {
         }
         let len = PAGE_SIZE - at % PAGE_SIZE;
         let mut bytes = [0; LONGEST];
-        let (first_tie, found) = self.prepare(&[at, second], key, ram, stats);
+        let found = self.prepare(&[at, second], key, ram, stats);
         load(ram, at, &mut bytes[..len]);
         load(ram, second, &mut bytes[len..]);
-        let start = (at % PAGE_SIZE) as u32;
-        let place = self.memory.next();
-        let writer = Writer::new(mode, start, place, first_tie, &mut self.info, decoding.features);
+        let writer = self.writer(mode, at, decoding);
         let written = writer.write_one(&bytes, decoding.options);
-        let code = self.keep(key, place, written, stats);
+        let code = self.keep(key, mode, written, stats);
         self.crossings.insert(key, (second, code));
         (code, found)
     }
 
-    /// Makes room for a block that is made from pages of RAM, which are watched from now on; the number of its
-    /// first tie.
-    fn prepare(&mut self, pages: &[usize], key: u64, ram: &GuestRam, stats: &mut Stats) -> (u32, Found) {
+    /// For a block at `at` of RAM.
+    fn writer<'a>(&'a mut self, mode: Mode, at: usize, decoding: &Decoding<'a>) -> Writer<'a> {
+        let (hot, cold) = (self.memory.next(Warmth::Hot), self.memory.next(Warmth::Cold));
+        let start = (at % PAGE_SIZE) as u32;
+        Writer::new(mode, start, self.memory.start(), hot, cold, &mut self.info, decoding.features)
+    }
+
+    /// Makes room for a block that is made from pages of RAM, which are watched from now on.
+    fn prepare(&mut self, pages: &[usize], key: u64, ram: &GuestRam, stats: &mut Stats) -> Found {
         let mut found = Found::New;
         if !self.has_room() {
             self.clear();
@@ -199,16 +259,28 @@ impl CodeCache {
             let page = page.or_insert_with(|| Page { version: ram.watch_code(number), blocks: Vec::new() });
             page.blocks.push(key);
         }
-        (self.ties.len() as u32, found)
+        found
     }
 
-    /// Keeps what has been written for `place`, under this key.
-    fn keep(&mut self, key: u64, place: usize, written: Written, stats: &mut Stats) -> Code {
-        let fits = self.memory.push(&written.code);
-        assert!(fits, "a block is larger than any can be");
-        self.ties.extend(written.ties);
-        self.recoveries.extend(written.recoveries);
+    /// Keeps what has been written for the block of this key.
+    fn keep(&mut self, key: u64, mode: Mode, written: Written, stats: &mut Stats) -> Code {
         stats.translated(key, written.instructions, [written.guest_bytes, written.code.len()]);
+        self.put(mode, written)
+    }
+
+    /// Puts what has been written where it was written for.
+    fn put(&mut self, mode: Mode, written: Written) -> Code {
+        let (place, monitor) = (self.memory.next(Warmth::Hot), self.monitors[mode.routine() as usize]);
+        let mut cold = Vec::with_capacity(written.stubs.len() * stub::LEN);
+        let numbers = self.stubs.len() as u32..;
+        let places = (self.memory.next(Warmth::Cold)..).step_by(stub::LEN);
+        for (n, at) in numbers.zip(places).take(written.stubs.len()) {
+            cold.extend(stub::code(n, at, monitor));
+        }
+        let fits = self.memory.push(Warmth::Hot, &written.code) && self.memory.push(Warmth::Cold, &cold);
+        assert!(fits, "a block is larger than any can be");
+        self.stubs.extend(written.stubs);
+        self.recoveries.extend(written.recoveries);
         Code {
             saved: place + SAVED_ENTRY,
             body: place + written.body,
@@ -225,12 +297,11 @@ impl CodeCache {
         if let Some(place) = self.ways_out.get(&key) {
             return *place;
         }
-        let place = self.memory.next();
-        let writer = Writer::new(mode, start, place, 0, &mut self.info, &|_| false);
-        let fits = self.memory.push(&writer.write_way_out());
-        assert!(fits, "a block is larger than any can be");
-        self.ways_out.insert(key, place + SAVED_ENTRY);
-        place + SAVED_ENTRY
+        let decoding = Decoding { options: 0, features: &|_| false };
+        let written = self.writer(mode, start as usize, &decoding).write_way_out();
+        let place = self.put(mode, written).saved;
+        self.ways_out.insert(key, place);
+        place
     }
 
     /// Whether no page has been written since [`look_at_writes`](Self::look_at_writes) last looked.
@@ -240,15 +311,21 @@ impl CodeCache {
 
     /// Whether a block can be added without forgetting others.
     pub(crate) fn has_room(&self) -> bool {
-        self.memory.len() - self.memory.used() >= LARGEST_BLOCK
+        self.memory.left(Warmth::Hot) >= LARGEST_BLOCK && self.memory.left(Warmth::Cold) >= LARGEST_BLOCK
     }
 
-    /// Lets a jump lead to code.
+    /// Lets the jump of a stub lead to code.
     pub(crate) fn tie(&mut self, number: u32, code: Code) {
-        if let Some(tie) = self.ties.get(number as usize) {
-            let code = if tie.saved { code.saved } else { code.body };
-            self.memory.patch(tie.at, (code as i64 - tie.at as i64 - 4) as i32);
+        if let Some(Stub { flags, kind: stub::Kind::Tie { hole }, .. }) = self.stub(number) {
+            let code = if flags.are_saved() { code.saved } else { code.body };
+            self.lead(hole, code);
         }
+    }
+
+    /// Lets the jump whose distance is at `hole` lead to `code`.
+    fn lead(&mut self, hole: u32, code: usize) {
+        let at = self.address(hole);
+        self.memory.patch(at, (code as i64 - at as i64 - 4) as i32);
     }
 
     /// Forgets everything.
@@ -258,8 +335,9 @@ impl CodeCache {
         self.crossings.clear();
         self.pages.clear();
         self.ways_out.clear();
-        self.ties.clear();
+        self.stubs.clear();
         self.recoveries.clear();
+        self.write_monitors();
     }
 
     /// Where code goes on after an exception at `at`.
@@ -290,6 +368,17 @@ pub(crate) const LONGEST: usize = 15;
 const BLOCK_BYTES: usize = 64 * LONGEST;
 /// In the key of an instruction that lies in two pages.
 const CROSSING: u64 = 1 << 63;
+/// In the key of the rest of a block; the other bits are its stub's number.
+const REST: u64 = 1 << 62;
+/// One part of the memory in so many is for stubs.
+const COLD: usize = 4;
+
+/// What a block at `at` of RAM may be made from.
+fn load_block<'a>(ram: &GuestRam, at: usize, bytes: &'a mut [u8; BLOCK_BYTES]) -> &'a [u8] {
+    let bytes = &mut bytes[..(PAGE_SIZE - at % PAGE_SIZE).min(BLOCK_BYTES)];
+    load(ram, at, bytes);
+    bytes
+}
 
 pub(crate) fn load(ram: &GuestRam, at: usize, bytes: &mut [u8]) {
     for (n, byte) in bytes.iter_mut().enumerate() {

@@ -25,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) code_base: u64,
     /// The arithmetic flags, while the host's hold something else: OF in bit 0, and in bits 15:8 what `lahf` gives.
     pub(crate) flags: u64,
+    /// The host's, in that form, when a stub was called.
+    pub(crate) host_flags: u64,
     /// Bases of `fs` and `gs`, and what `swapgs` exchanges the latter with.
     pub(crate) bases: [u64; 3],
     /// The selectors in `es`, `cs`, `ss`, `ds`, `fs` and `gs`.
@@ -45,6 +47,11 @@ pub(crate) struct Context {
     /// The stack pointer while translated code runs.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
+    /// The host's `r10` when a stub was called.
+    pub(crate) r10: u64,
+    /// Why translated code is left: see [`crate::entry::reason`]; and by which stub.
+    pub(crate) why: u32,
+    pub(crate) stub: u32,
     /// Of an indirect call: code, and the page that it is in.
     pub(crate) target: [u64; 2],
     /// Of each group of accesses: the distance from the guest's address to the host's ([`crate::groups`]).
@@ -54,7 +61,7 @@ pub(crate) struct Context {
     /// The guest's, as `ymm`.
     pub(crate) mxcsr: u32,
     pub(crate) host_mxcsr: u32,
-    /// Routines that translated code calls and leaves through; see [`crate::entry`].
+    /// Routines that translated code calls; see [`crate::entry`].
     pub(crate) routines: Routines,
     /// The x87 unit's state is the guest's: 1, or 0.
     pub(crate) x87_loaded: u64,
@@ -69,13 +76,12 @@ pub(crate) struct Context {
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Routines {
-    pub(crate) leave: [usize; 3],
-    pub(crate) slow_access: [usize; 3],
+    pub(crate) stub: [usize; 3],
     pub(crate) help: [usize; 3],
     /// Called before x87 instructions: makes sure that the guest's state is loaded.
     pub(crate) x87: usize,
-    /// Called by `slow_access`.
-    pub(crate) access: usize,
+    /// Called by `stub`.
+    pub(crate) monitor: usize,
     /// Called by `help`.
     pub(crate) helper: usize,
 }
@@ -98,8 +104,7 @@ offsets! {
     TEMPORARY = temporary;
     TARGET = target;
     DISTANCES = distances;
-    LEAVE = routines.leave;
-    SLOW_ACCESS = routines.slow_access;
+    STUB = routines.stub;
     HELP = routines.help;
     SELECTORS = selectors;
     SYSTEM_FLAGS = system_flags;

@@ -29,7 +29,7 @@ impl Writer<'_> {
             return Err(ForInterpreter);
         }
         let address = self.memory_operand(i)?;
-        self.operand_address(Access { address, size: 4, write: false, aligned: false });
+        self.operand_address(Access::new(address, 4, false));
         self.asm.load_double();
         self.leave_unless(MXCSR_LOOK, MXCSR_MASKS);
         self.asm.store_context(offset::TEMPORARY, R10);
@@ -44,7 +44,7 @@ impl Writer<'_> {
         }
         let address = self.memory_operand(i)?;
         self.ensure_x87();
-        self.operand_address(Access { address, size: 2, write: false, aligned: false });
+        self.operand_address(Access::new(address, 2, false));
         self.asm.load_word();
         self.leave_unless(X87_MASKS, X87_MASKS);
         self.asm.store_context(offset::TEMPORARY, R10);

@@ -11,28 +11,25 @@ use std::mem::offset_of;
 
 use crate::context::{Context, Routines};
 
-/// Why translated code was left: the low two bits of what [`enter`] returns.
+/// Why translated code was left: what [`enter`] returns.
 pub(crate) mod reason {
     /// The instruction at `rip` is for the interpreter.
     pub(crate) const INTERPRET: u32 = 0;
-    /// The jump that the other bits number leads to `rip`, and may be tied to what is there.
+    /// The jump of the stub in [`Context::stub`] leads to `rip`, and may be tied to what is there.
+    ///
+    /// [`Context::stub`]: crate::context::Context::stub
     pub(crate) const TIE: u32 = 1;
     /// Attention was asked for.
     pub(crate) const ATTENTION: u32 = 2;
 }
 
-/// The routines, for translated code to find.
-pub(crate) fn routines(access: Helper, helper: Helper) -> Routines {
+/// The routines, for translated code to find; `monitor` is what stubs call.
+pub(crate) fn routines(monitor: Monitor, helper: Helper) -> Routines {
     Routines {
-        leave: [
-            leave as *const () as usize,
-            leave_with_vectors as *const () as usize,
-            leave_with_wide_vectors as *const () as usize,
-        ],
-        slow_access: [
-            slow_access as *const () as usize,
-            slow_access_with_vectors as *const () as usize,
-            slow_access_with_wide_vectors as *const () as usize,
+        stub: [
+            stub as *const () as usize,
+            stub_with_vectors as *const () as usize,
+            stub_with_wide_vectors as *const () as usize,
         ],
         help: [
             help as *const () as usize,
@@ -40,13 +37,17 @@ pub(crate) fn routines(access: Helper, helper: Helper) -> Routines {
             help_with_wide_vectors as *const () as usize,
         ],
         x87: load_x87 as *const () as usize,
-        access: access as *const () as usize,
+        monitor: monitor as *const () as usize,
         helper: helper as *const () as usize,
     }
 }
 
-/// What translated code has done outside: with an address or another number, and what to do.
-pub(crate) type Helper = unsafe extern "C" fn(*mut Context, u64, u32) -> u64;
+/// What stubs call, with their number: it returns where translated code goes on, or 0 to leave it, having said in
+/// the context why, and with which flags and `rip`.
+pub(crate) type Monitor = unsafe extern "C" fn(*mut Context, u32) -> u64;
+
+/// What translated code has done outside: what to do, and an answer.
+pub(crate) type Helper = unsafe extern "C" fn(*mut Context, u32) -> u64;
 
 /// One line of assembly for each of the sixteen vector registers, whose number is `\\n` in it, and where it is kept
 /// `\\n * 32`.
@@ -154,21 +155,6 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
     )
 }
 
-/// Returns from [`enter`], whatever is on the stack.
-macro_rules! end_entry {
-    () => {
-        "mov rsp, gs:[{host_rsp}]
-         add rsp, 8
-         pop r15
-         pop r14
-         pop r13
-         pop r12
-         pop rbp
-         pop rbx
-         ret"
-    };
-}
-
 /// Puts all guest registers where the context has them. Changes `rax`.
 macro_rules! save_registers {
     () => {
@@ -203,67 +189,71 @@ macro_rules! save_vectors {
     };
 }
 
-/// Ends [`enter`]: `r11d` is what it returns, `r10` the next instruction's distance from the running page.
+/// Goes on with translated code at `rax`, as a stub does.
 #[unsafe(naked)]
-unsafe extern "C" fn leave() {
+unsafe extern "C" fn go_on() {
     naked_asm!(
-        save_registers!(),
-        "add r10, gs:[{base}]",
-        "mov gs:[{rip}], r10",
-        "mov eax, r11d",
-        end_entry!(),
-        gpr = const offset_of!(Context, gpr),
-        flags = const offset_of!(Context, flags),
-        base = const offset_of!(Context, code_base),
-        rip = const offset_of!(Context, rip),
-        host_rsp = const offset_of!(Context, host_rsp),
-    )
-}
-
-/// Called by translated code whose look into the TLB was in vain, with the linear address in `r10` and
-/// what `access` of [`crate::translator`] takes in `r11d`. Returns the host's address in `r10`, or leaves translated code in front
-/// of the instruction, which then is for the interpreter. Changes `r11` and the flags.
-#[unsafe(naked)]
-unsafe extern "C" fn slow_access() {
-    naked_asm!(
-        save_registers!(),
-        "mov rdi, gs:[{context}]",
-        "mov rsi, r10",
-        "mov edx, r11d",
-        "mov ebx, r11d",
-        "sub rsp, 8",
-        "call gs:[{access}]",
-        "add rsp, 8",
-        "test rax, rax",
-        "jz 2f",
-        "mov r10, rax",
+        "mov r11, rax",
+        "mov r10, gs:[{r10}]",
         "mov rax, gs:[{gpr} + 0x00]",
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
-        "mov rbx, gs:[{gpr} + 0x18]",
         "mov rsi, gs:[{gpr} + 0x30]",
         "mov rdi, gs:[{gpr} + 0x38]",
         "mov r8, gs:[{gpr} + 0x40]",
         "mov r9, gs:[{gpr} + 0x48]",
-        "ret",
-        "2:",
-        "shr ebx, 16",
-        "add rbx, gs:[{base}]",
-        "mov gs:[{rip}], rbx",
-        "xor eax, eax",
-        end_entry!(),
+        "jmp r11",
+        r10 = const offset_of!(Context, r10),
         gpr = const offset_of!(Context, gpr),
-        flags = const offset_of!(Context, flags),
-        base = const offset_of!(Context, code_base),
-        rip = const offset_of!(Context, rip),
-        host_rsp = const offset_of!(Context, host_rsp),
-        context = const offset_of!(Context, myself),
-        access = const offset_of!(Context, routines.access),
     )
 }
 
-/// Called by translated code for [`crate::helpers`], with a number in `r10` and what to do in `r11d`. Returns the
-/// answer in `r11`; changes the flags. The helper finds `rax`, `rcx`, `rdx`, `rsi`, `rdi`, `r8` and `r9` in the context,
+/// Ends [`enter`], with everything where the context has it.
+#[unsafe(naked)]
+unsafe extern "C" fn leave() {
+    naked_asm!(
+        "mov eax, gs:[{why}]",
+        "mov rsp, gs:[{host_rsp}]",
+        "add rsp, 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+        why = const offset_of!(Context, why),
+        host_rsp = const offset_of!(Context, host_rsp),
+    )
+}
+
+/// Called by a stub, whose number is behind the call. Has [`Routines::monitor`] see to it, and goes on where that says,
+/// with other flags and another `r11`, or leaves translated code.
+#[unsafe(naked)]
+unsafe extern "C" fn stub() {
+    naked_asm!(
+        "pop r11",
+        "mov r11d, [r11]",
+        "mov gs:[{r10}], r10",
+        save_registers!(),
+        "mov rdi, gs:[{context}]",
+        "mov esi, r11d",
+        "call gs:[{monitor}]",
+        "test rax, rax",
+        "jz {leave}",
+        "jmp {go_on}",
+        r10 = const offset_of!(Context, r10),
+        gpr = const offset_of!(Context, gpr),
+        flags = const offset_of!(Context, host_flags),
+        context = const offset_of!(Context, myself),
+        monitor = const offset_of!(Context, routines.monitor),
+        go_on = sym go_on,
+        leave = sym leave,
+    )
+}
+
+/// Called by translated code for [`crate::helpers`], with what to do in `r11d`. Returns the answer in `r11`; changes
+/// `r10` and the flags. The helper finds `rax`, `rcx`, `rdx`, `rsi`, `rdi`, `r8` and `r9` in the context,
 /// and may change them there.
 #[unsafe(naked)]
 unsafe extern "C" fn help() {
@@ -275,13 +265,12 @@ unsafe extern "C" fn help() {
         "mov gs:[{gpr} + 0x38], rdi",
         "mov gs:[{gpr} + 0x40], r8",
         "mov gs:[{gpr} + 0x48], r9",
-        "push r10",
         "mov rdi, gs:[{context}]",
-        "mov rsi, r10",
-        "mov edx, r11d",
+        "mov esi, r11d",
+        "sub rsp, 8",
         "call gs:[{helper}]",
+        "add rsp, 8",
         "mov r11, rax",
-        "pop r10",
         "mov rax, gs:[{gpr} + 0x00]",
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
@@ -298,7 +287,7 @@ unsafe extern "C" fn help() {
 
 /// The routines for code that has the vector registers in the host's: all of them, or their lower halves.
 macro_rules! vector_routines {
-    ($kind:literal, $load:ident, $after:literal, $enter:ident, $leave:ident, $slow_access:ident, $help:ident) => {
+    ($kind:literal, $load:ident, $after:literal, $enter:ident, $stub:ident, $help:ident) => {
         /// [`enter`] for code of a view whose vector registers are in the host's.
         ///
         /// # Safety
@@ -318,45 +307,37 @@ macro_rules! vector_routines {
             )
         }
 
-        /// [`leave`], from code of a view whose vector registers are in the host's.
+        /// [`stub`], from code of a view whose vector registers are in the host's.
         #[unsafe(naked)]
-        unsafe extern "C" fn $leave() {
+        unsafe extern "C" fn $stub() {
             naked_asm!(
                 "mov gs:[{gpr} + 0x00], rax",
                 save_vectors!($kind),
                 $after,
                 "mov rax, gs:[{gpr} + 0x00]",
-                "jmp {leave}",
-                gpr = const offset_of!(Context, gpr),
-                ymm = const offset_of!(Context, ymm),
-                mxcsr = const offset_of!(Context, mxcsr),
-                host_mxcsr = const offset_of!(Context, host_mxcsr),
-                leave = sym leave,
-            )
-        }
-
-        /// [`slow_access`], from code of a view whose vector registers are in the host's.
-        #[unsafe(naked)]
-        unsafe extern "C" fn $slow_access() {
-            naked_asm!(
-                "mov gs:[{gpr} + 0x00], rax",
-                save_vectors!($kind),
-                $after,
-                "mov rax, gs:[{gpr} + 0x00]",
-                // Without a change of the flags.
-                "lea rsp, [rsp - 8]",
-                "call {slow_access}",
-                "lea rsp, [rsp + 8]",
-                // The flags are lost anyway, and `r11` is free.
+                "pop r11",
+                "mov r11d, [r11]",
+                "mov gs:[{r10}], r10",
+                save_registers!(),
+                "mov rdi, gs:[{context}]",
+                "mov esi, r11d",
+                "call gs:[{monitor}]",
+                "test rax, rax",
+                "jz {leave}",
                 "mov r11, gs:[{ymm}]",
                 $load!("r11"),
                 "ldmxcsr gs:[{mxcsr}]",
-                "ret",
+                "jmp {go_on}",
+                r10 = const offset_of!(Context, r10),
                 gpr = const offset_of!(Context, gpr),
+                flags = const offset_of!(Context, host_flags),
                 ymm = const offset_of!(Context, ymm),
                 mxcsr = const offset_of!(Context, mxcsr),
                 host_mxcsr = const offset_of!(Context, host_mxcsr),
-                slow_access = sym slow_access,
+                context = const offset_of!(Context, myself),
+                monitor = const offset_of!(Context, routines.monitor),
+                go_on = sym go_on,
+                leave = sym leave,
             )
         }
 
@@ -387,21 +368,12 @@ macro_rules! vector_routines {
     };
 }
 
-vector_routines!(
-    "x",
-    load_lower_vectors,
-    "",
-    enter_with_vectors,
-    leave_with_vectors,
-    slow_access_with_vectors,
-    help_with_vectors
-);
+vector_routines!("x", load_lower_vectors, "", enter_with_vectors, stub_with_vectors, help_with_vectors);
 vector_routines!(
     "y",
     load_wide_vectors,
     "vzeroupper",
     enter_with_wide_vectors,
-    leave_with_wide_vectors,
-    slow_access_with_wide_vectors,
+    stub_with_wide_vectors,
     help_with_wide_vectors
 );

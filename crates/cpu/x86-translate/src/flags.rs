@@ -4,7 +4,7 @@
 //! the host compute them anew, from registers that still hold what they were computed from, or saves them. They are
 //! made good only when somebody looks: an instruction that reads them, the end of the block, or a fault.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::asm::{Asm, Op};
 use crate::context::offset;
@@ -24,8 +24,8 @@ pub(crate) enum Operand {
 pub(crate) enum Recipe {
     /// They have been saved.
     Saved,
-    /// By the same comparison, of host registers.
-    Again { instruction: Instruction, from: u16 },
+    /// By the same comparison, of `size` bytes.
+    Again { code: Code, first: u8, by: Operand, size: u8 },
     /// By the test of a result.
     Test { result: u8, wide: bool },
     /// By going back from the result to what it was, and doing the same again: an addition or a subtraction. The
@@ -63,6 +63,8 @@ impl Recipe {
         let result = register(0)?;
         let constant = || match i.op1_kind() {
             OpKind::Register | OpKind::Memory => None,
+            // The decoder extends what is as wide as the operand by zeros.
+            _ if size == 4 => Some(i.immediate(1) as i32),
             _ => i32::try_from(i.immediate(1) as i64).ok(),
         };
         let by = match register(1) {
@@ -73,15 +75,7 @@ impl Recipe {
         let full = size >= 4;
         match i.mnemonic() {
             Mnemonic::Cmp | Mnemonic::Test => {
-                let mut again = *i;
-                let mut from = bit(result);
-                let host = |number: u8| registers::host(number).unwrap_or(number);
-                again.set_op0_register(registers::with_number(i.op0_register(), host(result)));
-                if let Operand::Register(number) = by {
-                    from |= bit(number);
-                    again.set_op1_register(registers::with_number(i.op1_register(), host(number)));
-                }
-                Some(Self::Again { instruction: again, from })
+                Some(Self::Again { code: i.code(), first: result, by, size: size as u8 })
             }
             Mnemonic::And | Mnemonic::Or | Mnemonic::Xor if full => Some(Self::Test { result, wide }),
             Mnemonic::Add | Mnemonic::Sub if full => match by {
@@ -99,9 +93,36 @@ impl Recipe {
     fn needs(&self) -> u16 {
         match self {
             Self::Saved => 0,
-            Self::Again { from, .. } => *from,
+            Self::Again { first, by: Operand::Register(number), .. } => bit(*first) | bit(*number),
+            Self::Again { first, .. } => bit(*first),
             Self::Redo { result, by: Operand::Register(number), .. } => bit(*result) | bit(*number),
             Self::Test { result, .. } | Self::Redo { result, .. } => bit(*result),
+        }
+    }
+
+    /// What they are, where [`Asm::save_flags`] saves them; `saved` is what it has saved there last.
+    fn value(&self, gpr: &[u64; 16], saved: u64) -> u64 {
+        let value = |number: u8| gpr[usize::from(number)];
+        let second = |by: Operand| match by {
+            Operand::Register(number) => value(number),
+            Operand::Constant(value) => i64::from(value) as u64,
+        };
+        let width = |wide: bool| if wide { 8 } else { 4 };
+        match *self {
+            Self::Saved => saved,
+            Self::Again { code, first, by, size } if code.mnemonic() == Mnemonic::Test => {
+                of_logic(value(first) & second(by), size)
+            }
+            Self::Again { first, by, size, .. } => of_subtraction(value(first), second(by), size),
+            Self::Test { result, wide } => of_logic(value(result), width(wide)),
+            Self::Redo { subtract, result, by, wide, grown } => {
+                let (result, by) = (value(result).wrapping_sub(i64::from(grown) as u64), second(by));
+                if subtract {
+                    of_subtraction(result.wrapping_add(by), by, width(wide))
+                } else {
+                    of_addition(result.wrapping_sub(by), by, width(wide))
+                }
+            }
         }
     }
 
@@ -109,8 +130,14 @@ impl Recipe {
         let host = |guest: u8| registers::host(guest).unwrap_or(guest);
         match *self {
             Self::Saved => asm.restore_flags(offset::FLAGS),
-            Self::Again { instruction, .. } => {
-                let known = asm.instruction(&instruction);
+            Self::Again { code, first, by, size } => {
+                let register = |number: u8| registers::sized(size, host(number));
+                let first = register(first);
+                let again = match by {
+                    Operand::Register(number) => Instruction::with2(code, first, register(number)),
+                    Operand::Constant(value) => Instruction::with2(code, first, value),
+                };
+                let known = again.is_ok_and(|again| asm.instruction(&again));
                 debug_assert!(known, "a comparison of registers can be encoded");
             }
             Self::Test { result, wide } => asm.test(wide, host(result)),
@@ -146,9 +173,18 @@ impl Flags {
     }
 
     /// Writes code that puts them into the host's, whatever the state; changes `r10`.
-    pub(crate) fn write_back(&self, asm: &mut Asm) {
+    fn write_back(&self, asm: &mut Asm) {
         if let Self::Lost(recipe) = self {
             recipe.write(asm);
+        }
+    }
+
+    /// What they are, in the form in which [`Asm::save_flags`] saves them: with the guest's registers, what was saved
+    /// last, and the host's flags in that form.
+    pub(crate) fn value(&self, gpr: &[u64; 16], saved: u64, host: u64) -> u64 {
+        match self {
+            Self::Host(_) => host,
+            Self::Lost(recipe) => recipe.value(gpr, saved),
         }
     }
 
@@ -219,4 +255,41 @@ impl Flags {
     pub(crate) fn set(&mut self) {
         *self = Self::Host(None);
     }
+}
+
+/// The sign bit of `size` bytes.
+fn sign(size: u8) -> u64 {
+    1 << (8 * size - 1)
+}
+
+/// The flags that a result of `size` bytes has alone: ZF, SF and PF; and those given.
+fn of_result(result: u64, size: u8, carry: bool, half_carry: bool, overflow: bool) -> u64 {
+    let mask = sign(size) | (sign(size) - 1);
+    let even = (result as u8).count_ones().is_multiple_of(2);
+    let bits =
+        [(0, carry), (2, even), (4, half_carry), (6, result & mask == 0), (7, result & sign(size) != 0)];
+    let low: u64 = bits.into_iter().map(|(n, set)| u64::from(set) << n).sum();
+    // What `lahf` gives has bit 1 set always.
+    (low | 2) << 8 | u64::from(overflow)
+}
+
+/// Of `and`, `or`, `xor` and `test`. AF is undefined: here as the host's processors have it.
+fn of_logic(result: u64, size: u8) -> u64 {
+    of_result(result, size, false, false, false)
+}
+
+fn of_addition(a: u64, b: u64, size: u8) -> u64 {
+    let mask = sign(size) | (sign(size) - 1);
+    let (a, b) = (a & mask, b & mask);
+    let result = a.wrapping_add(b) & mask;
+    let overflow = (a ^ result) & (b ^ result) & sign(size) != 0;
+    of_result(result, size, result < a, (a ^ b ^ result) & 0x10 != 0, overflow)
+}
+
+fn of_subtraction(a: u64, b: u64, size: u8) -> u64 {
+    let mask = sign(size) | (sign(size) - 1);
+    let (a, b) = (a & mask, b & mask);
+    let result = a.wrapping_sub(b) & mask;
+    let overflow = (a ^ b) & (a ^ result) & sign(size) != 0;
+    of_result(result, size, a < b, (a ^ b ^ result) & 0x10 != 0, overflow)
 }

@@ -3,16 +3,12 @@
 use posada_memory::PAGE_SIZE;
 use posada_x86::Assist;
 
-use crate::block::Mode;
 use crate::context::Context;
 use crate::stats::work;
 use crate::translator::Machine;
 
 /// What a helper is to do, in bits 2:0 of its last argument.
 pub(crate) mod help {
-    /// Find the code for the linear address that is the number; bits 13:8 are the key of [`Mode`].
-    /// Answers 0 if it is not known.
-    pub(crate) const FIND_JUMP: u32 = 0;
     /// Read the time-stamp counter into `rax` and `rdx`.
     pub(crate) const TSC: u32 = 1;
     /// Move or store a string; bits 7:4 are the size of its elements, bit 3 says that it is repeated. Answers 0 if
@@ -29,17 +25,13 @@ const RSI: usize = 6;
 const RDI: usize = 7;
 
 /// Does what [`help`] says.
-pub(crate) unsafe extern "C" fn helper(context: *mut Context, number: u64, what: u32) -> u64 {
+pub(crate) unsafe extern "C" fn helper(context: *mut Context, what: u32) -> u64 {
     // SAFETY: translated code passes the context that it runs with; nobody uses a reference to it meanwhile.
     let context = unsafe { &mut *context };
     // SAFETY: as above; the machine is the one that the context was made with.
     let machine = unsafe { &mut *context.machine.cast::<Machine>() };
     machine.agree_on_rights(context);
     match what & 7 {
-        help::FIND_JUMP => {
-            let mode = Mode::from_key(u64::from(what >> 8) & ((1 << Mode::BITS) - 1));
-            machine.find_jump(context, number, mode).map_or(0, |code| code as u64)
-        }
         help::TSC => match machine.interpreter.tsc() {
             Some(tsc) => {
                 context.gpr[RAX] = tsc & 0xffff_ffff;

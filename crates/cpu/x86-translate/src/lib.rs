@@ -71,6 +71,7 @@ mod native;
 mod registers;
 mod sensitive;
 mod stats;
+mod stub;
 mod tlb;
 mod translator;
 mod x87;

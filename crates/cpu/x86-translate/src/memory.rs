@@ -45,15 +45,33 @@ impl Drop for Mapping {
 }
 
 /// Memory for code: mapped twice, once to be written and once to be executed, so that no address is ever both.
+///
+/// It has two parts, each filled from its start: what runs often, and what runs seldom and would only lie between.
 #[derive(Debug)]
 pub(crate) struct CodeMemory {
     writable: Mapping,
     executable: Mapping,
+    parts: [Part; 2],
+}
+
+/// Offsets.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    start: usize,
     used: usize,
+    end: usize,
+}
+
+/// Which part of [`CodeMemory`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Warmth {
+    Hot = 0,
+    Cold = 1,
 }
 
 impl CodeMemory {
-    pub(crate) fn new(len: usize) -> std::io::Result<Self> {
+    /// `len` bytes, of which `cold` are for what runs seldom.
+    pub(crate) fn new(len: usize, cold: usize) -> std::io::Result<Self> {
         let file = memfd_create("posada-code", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, len as u64)?;
         let map = |protection| {
@@ -61,51 +79,63 @@ impl CodeMemory {
             let start = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, &file, 0) }?;
             Mapping::new(start.cast(), len)
         };
+        let part = |start, end| Part { start, used: start, end };
+        let border = len - cold;
         Ok(Self {
             writable: map(ProtFlags::READ | ProtFlags::WRITE)?,
             executable: map(ProtFlags::READ | ProtFlags::EXEC)?,
-            used: 0,
+            parts: [part(0, border), part(border, len)],
         })
     }
 
     /// Where code may be: its address and length.
     pub(crate) fn range(&self) -> (usize, usize) {
-        (self.executable.start().as_ptr() as usize, self.executable.len)
+        (self.start(), self.executable.len)
+    }
+
+    /// The address of the first byte.
+    pub(crate) fn start(&self) -> usize {
+        self.executable.start().as_ptr() as usize
     }
 
     /// Where the next code goes.
-    pub(crate) fn next(&self) -> usize {
-        self.executable.start().as_ptr() as usize + self.used
+    pub(crate) fn next(&self, part: Warmth) -> usize {
+        self.start() + self.parts[part as usize].used
     }
 
     /// Bytes in use.
     pub(crate) fn used(&self) -> usize {
-        self.used
+        self.parts.iter().map(|part| part.used - part.start).sum()
     }
 
-    /// Bytes in all.
-    pub(crate) fn len(&self) -> usize {
-        self.writable.len
+    /// Bytes left in a part.
+    pub(crate) fn left(&self, part: Warmth) -> usize {
+        let part = &self.parts[part as usize];
+        part.end - part.used
     }
 
     /// Puts code at [`next`](Self::next); false when there is no room.
-    pub(crate) fn push(&mut self, code: &[u8]) -> bool {
+    pub(crate) fn push(&mut self, part: Warmth, code: &[u8]) -> bool {
         const ALIGN: usize = 16;
-        if code.len() > self.writable.len - self.used {
+        if code.len() > self.left(part) {
             return false;
         }
+        let Part { used, end, .. } = &mut self.parts[part as usize];
         // SAFETY: the bytes from `used` on were just seen to lie inside the mapping. No Rust reference covers it.
         unsafe {
-            let to = self.writable.start().as_ptr().add(self.used);
+            let to = self.writable.start().as_ptr().add(*used);
             ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
         }
-        self.used = (self.used + code.len()).next_multiple_of(ALIGN).min(self.writable.len);
+        *used += code.len();
+        if matches!(part, Warmth::Hot) {
+            *used = used.next_multiple_of(ALIGN).min(*end);
+        }
         true
     }
 
     /// Replaces the four bytes at `at`, an address of code, by `value`.
     pub(crate) fn patch(&mut self, at: usize, value: i32) {
-        let offset = at - self.executable.start().as_ptr() as usize;
+        let offset = at - self.start();
         assert!(offset + 4 <= self.writable.len, "outside the code cache");
         // SAFETY: the place was just seen to lie inside the mapping. The thread that runs this code is this one.
         unsafe { self.writable.start().as_ptr().add(offset).cast::<i32>().write_unaligned(value) };
@@ -113,8 +143,8 @@ impl CodeMemory {
 
     /// A copy of code.
     pub(crate) fn copy(&self, at: usize, len: usize) -> Vec<u8> {
-        let offset = at - self.executable.start().as_ptr() as usize;
-        assert!(offset <= self.used && len <= self.used - offset, "outside the code cache");
+        let offset = at - self.start();
+        assert!(offset <= self.writable.len && len <= self.writable.len - offset, "outside the code cache");
         let mut code = vec![0; len];
         // SAFETY: the bytes were just seen to lie inside the mapping, whose memory no Rust reference covers.
         unsafe {
@@ -126,6 +156,8 @@ impl CodeMemory {
 
     /// Forgets all code.
     pub(crate) fn clear(&mut self) {
-        self.used = 0;
+        for part in &mut self.parts {
+            part.used = part.start;
+        }
     }
 }

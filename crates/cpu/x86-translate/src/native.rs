@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use posada_x86::{Native, NativeCode, NativeMemory, NativeOperands};
 
 use crate::fault::{Guard, Guarded};
-use crate::memory::CodeMemory;
+use crate::memory::{CodeMemory, Warmth};
 
 /// Room for some thousand instructions.
 const ROOM: usize = 64 << 10;
@@ -33,7 +33,7 @@ struct Registers {
 
 impl Unit {
     pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { memory: CodeMemory::new(ROOM)?, known: HashMap::new() })
+        Ok(Self { memory: CodeMemory::new(ROOM, 0)?, known: HashMap::new() })
     }
 
     /// Where the instruction is, with a `ret` behind it.
@@ -46,12 +46,12 @@ impl Unit {
         // There are at most seven.
         let len = len.min(bytes.len() - 1);
         bytes[len] = RET;
-        if self.memory.len() - self.memory.used() < 2 * bytes.len() {
+        if self.memory.left(Warmth::Hot) < 2 * bytes.len() {
             self.memory.clear();
             self.known.clear();
         }
-        let at = self.memory.next();
-        let fits = self.memory.push(&bytes[..=len]);
+        let at = self.memory.next(Warmth::Hot);
+        let fits = self.memory.push(Warmth::Hot, &bytes[..=len]);
         assert!(fits, "there was room");
         self.known.insert(code, at);
         at

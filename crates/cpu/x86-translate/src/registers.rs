@@ -34,9 +34,14 @@ pub(crate) fn is_high_byte(register: Register) -> bool {
 
 /// The register of the same size as `like` with another number.
 pub(crate) fn with_number(like: Register, number: u8) -> Register {
+    sized(like.size() as u8, number)
+}
+
+/// The register of `size` bytes with this number.
+pub(crate) fn sized(size: u8, number: u8) -> Register {
     use Register as R;
     let (table, n): ([R; 16], usize) = (
-        match like.size() {
+        match size {
             8 => [
                 R::RAX,
                 R::RCX,

@@ -3,10 +3,9 @@
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use crate::asm::{Condition, Op};
-use crate::block::{Access, Address, ForInterpreter, Outcome, StubKind, Writer};
+use crate::block::{Access, Address, ForInterpreter, Outcome, Writer};
 use crate::context::offset;
 use crate::context::register::{R10, R11};
-use crate::entry::reason;
 use crate::helpers::help;
 use crate::registers;
 
@@ -85,7 +84,7 @@ impl Writer<'_> {
         self.forget_groups();
         self.asm.test(true, R11);
         let hole = self.asm.jump_if(Condition::E);
-        self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at()));
+        self.interpret_if(hole);
     }
 
     fn string(&mut self, i: &Instruction, what: u32) -> Outcome {
@@ -116,7 +115,7 @@ impl Writer<'_> {
         self.flags_lost();
         self.asm.compare_context_with_zero(offset::INTERRUPTS_WAIT);
         let hole = self.asm.jump_if(Condition::NE);
-        self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at()));
+        self.interpret_if(hole);
     }
 
     fn store_selector(&mut self, i: &Instruction) -> Outcome {
@@ -129,7 +128,7 @@ impl Writer<'_> {
             self.store_guest(number, R11);
         } else {
             let address = self.memory_operand(i)?;
-            let place = self.access(Access { address, size: 2, write: true, aligned: false });
+            let place = self.access(Access::new(address, 2, true));
             self.asm.with_context(Op::Load, R11, selector);
             self.asm.store_place_16(place, R11);
         }
@@ -142,8 +141,7 @@ impl Writer<'_> {
         self.asm.store_context(offset::TEMPORARY, R11);
         // After a look into the TLB they are in memory, whatever they were.
         self.flags_lost();
-        let place =
-            self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        let place = self.access(Access::new(Address::on_stack(-8), 8, true));
         self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
         self.asm.with_value(Op::And, false, R11, ARITHMETIC);
         for flags in [offset::SYSTEM_FLAGS, offset::INTERRUPT_FLAG, offset::ACCESS_FLAG] {
@@ -155,8 +153,7 @@ impl Writer<'_> {
 
     fn pop_flags(&mut self) {
         self.flags_lost();
-        let place =
-            self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        let place = self.access(Access::new(Address::on_stack(0), 8, false));
         self.asm.with_place(Op::Load, R10, place);
         // Only the interrupt flag may change, besides the arithmetic ones, and only to 0 while an interrupt waits.
         self.asm.mov(R11, R10);
@@ -171,7 +168,7 @@ impl Writer<'_> {
         };
         self.asm.with_value(Op::And, true, R11, !(ARITHMETIC | may_change));
         let hole = self.asm.jump_if(Condition::NE);
-        self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at()));
+        self.interpret_if(hole);
         if self.is_supervisor() {
             self.leave_if_interrupts_wait();
             self.asm.mov(R11, R10);

@@ -10,7 +10,7 @@ use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Error, Exit, Vcpu};
 use posada_x86::{Assist, Between, Interpreter, Model, Random, View};
 
-use crate::block::Mode;
+use crate::block::{Access, Mode};
 use crate::cache::{self, Code, CodeCache, Decoding, Found};
 use crate::context::Context;
 use crate::entry::{self, reason};
@@ -20,6 +20,7 @@ use crate::jumps::{self, Jumps};
 use crate::memory::Mapping;
 use crate::native::Unit;
 use crate::stats::{Left, Stats, work};
+use crate::stub::{Kind, Stub};
 use crate::tlb::Tlb;
 
 /// Bytes of code, unless told otherwise.
@@ -121,7 +122,7 @@ impl Translator {
         let machine = NonNull::from(Box::leak(Box::new(machine)));
         c.myself = context.as_ptr();
         c.machine = machine.as_ptr().cast();
-        c.routines = entry::routines(access, helper);
+        c.routines = entry::routines(monitor, helper);
         Ok(Self { machine, context, _mapping: mapping })
     }
 
@@ -224,12 +225,12 @@ impl Translator {
         machine.activity.set(work::DISPATCHING);
         machine.interpreter.membership().leave();
         machine.take_back(context);
-        match why & 3 {
-            reason::INTERPRET if machine.linked => machine.interpret(),
-            reason::INTERPRET => machine.interrupted = true,
-            reason::TIE if machine.linked => *tie = Some((why >> 2, context.rip)),
+        match why {
+            reason::TIE if machine.linked => *tie = Some((context.stub, context.rip)),
+            reason::TIE => {}
             reason::ATTENTION => machine.stats.attention += 1,
-            _ => {}
+            _ if machine.linked => machine.interpret(),
+            _ => machine.interrupted = true,
         }
         None
     }
@@ -298,11 +299,10 @@ const AC: u64 = 1 << 18;
 
 impl Machine {
     /// What to run next.
-    fn next(&mut self, context: &mut Context, tie: Option<(u32, u64)>) -> Next {
+    fn next(&mut self, context: &mut Context, mut tie: Option<(u32, u64)>) -> Next {
         let interpreter = &mut self.interpreter;
         let waits = interpreter.connections().attention.is_raised();
         let mut view = interpreter.view();
-        let mut tie = tie;
         if waits || view.is_none() {
             // What comes between may lead anywhere, with other rights, and even to the jump's target.
             tie = None;
@@ -353,8 +353,8 @@ impl Machine {
         let before = std::mem::replace(&mut self.mode, mode);
         let alike = mode == Mode { view: mode.view, ..before };
         match tie {
-            Some((number, target)) if target == rip && found.may_be_tied() && alike => {
-                self.cache.tie(number, code);
+            Some((stub, to)) if to == rip && found.may_be_tied() && alike => {
+                self.cache.tie(stub, code);
                 self.stats.ties += 1;
             }
             _ => self.remember_jump(context, mode, rip, code, found.crossing),
@@ -439,36 +439,51 @@ impl Machine {
         if self.linked { code.saved } else { self.cache.way_out(linear, mode) }
     }
 
-    /// The code for a linear address that translated code jumps to.
-    pub(crate) fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<usize> {
+    /// Lets the table of jumps know the code for a linear address; false if the dispatcher has to see to it.
+    fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> bool {
         self.stats.jump_misses += 1;
         let before = self.activity.set(work::JUMPS);
-        let found = self.find_jump_now(context, linear, mode);
+        let known = self.find_jump_now(context, linear, mode);
         self.activity.set(before);
-        if found.is_none() {
-            self.stats.left(Left::Jump);
-        }
-        found
+        known
     }
 
-    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<usize> {
-        let at = self.interpreter.place_code(linear)?;
+    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> bool {
+        let Some(at) = self.interpreter.place_code(linear) else { return false };
         // What is running must not be forgotten now.
         let ram = &self.interpreter.connections().ram;
         if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
-            return None;
+            return false;
         }
         // Who watches code waits for those inside, and is not to wait for itself.
         self.interpreter.membership().leave();
         let found = self.find_code(context, linear, at, mode);
         self.go_inside(context);
-        let (code, found) = found?;
-        if code.wants_vectors {
+        match found {
             // That is for `next` to see to.
+            Some((code, _)) if code.wants_vectors => false,
+            Some((code, found)) => {
+                self.remember_jump(context, mode, linear, code, found.crossing);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The rest of a block without groups, from a stub on; `None` if there cannot be one now.
+    fn find_rest(&mut self, context: &mut Context, number: u32, stub: &Stub, mode: Mode) -> Option<usize> {
+        let linear = context.code_base.wrapping_add(i64::from(stub.next) as u64);
+        let at = self.interpreter.place_code(linear)?;
+        let ram = &self.interpreter.connections().ram;
+        if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
             return None;
         }
-        self.remember_jump(context, mode, linear, code, found.crossing);
-        Some(self.target(linear, code, mode))
+        let model = self.interpreter.model();
+        let decoding = Decoding {
+            options: model.decoder_options(),
+            features: &|i| i.cpuid_features().iter().all(|feature| model.announces(*feature)),
+        };
+        Some(self.cache.find_rest(number, stub, at, mode, ram, &decoding, &mut self.stats))
     }
 
     /// From now on translated code may run, and store to pages that were lent; those that hold code by now are
@@ -515,6 +530,28 @@ impl Machine {
         }
     }
 
+    /// Lets the TLB know the page of an access; or says why that is not to be.
+    fn know_page(&mut self, context: &mut Context, access: &Access, view: u8) -> Result<(), Left> {
+        const IN_PAGE: u64 = PAGE_SIZE as u64 - 1;
+        self.stats.tlb_misses += 1;
+        let linear = access.address.linear(context);
+        let aligned = linear & (u64::from(access.alignment) - 1) == 0;
+        if (linear & IN_PAGE) + u64::from(access.size) > PAGE_SIZE as u64 || !aligned {
+            return Err(Left::Crossing);
+        }
+        let at = self.interpreter.place(linear, access.write).ok_or(Left::Device)?;
+        // Others may have written code, and so may have the marks that the walk sets in page tables.
+        let ram = &self.interpreter.connections().ram;
+        if !self.cache.is_up_to_date(ram) {
+            return Err(Left::Code);
+        }
+        let host = if access.write { ram.lend(at) } else { ram.host_address(at) };
+        let host = host.ok_or(Left::Code)?;
+        let (page, global) = (host as u64 - (linear & IN_PAGE), self.interpreter.is_global(linear));
+        self.tlb.insert(&mut context.tlb, (usize::from(view), access.write), linear, page, global);
+        Ok(())
+    }
+
     fn interpret(&mut self) {
         self.stats.interpreted += 1;
         if self.stats.interpreted.is_multiple_of(Stats::SAMPLE) {
@@ -536,6 +573,14 @@ impl Machine {
         cache::load(ram, at, &mut bytes[..len]);
         let options = self.interpreter.model().decoder_options();
         let instruction = iced_x86::Decoder::new(64, &bytes[..len], options).decode();
+        if std::env::var("POSADA_SAMPLE").is_ok() {
+            eprintln!(
+                "SAMPLE {:?} rip {rip:x} cpl-view {:?} {:x?}",
+                instruction.code(),
+                self.interpreter.view(),
+                &bytes[..len.min(12)]
+            );
+        }
         *self.stats.samples.entry(instruction.code()).or_default() += 1;
     }
 
@@ -592,48 +637,60 @@ impl Machine {
     }
 }
 
-/// An access whose page the translator's TLB does not know: where it goes in the host's memory, or 0 if the
-/// interpreter has to carry it out. `what`: bits 6:0 size in bytes; bit 7 a write; bits 9:8 the view; bit 10 must be
-/// aligned.
-unsafe extern "C" fn access(context: *mut Context, linear: u64, what: u32) -> u64 {
+/// What stubs call: see [`entry::Monitor`].
+unsafe extern "C" fn monitor(context: *mut Context, number: u32) -> u64 {
     // SAFETY: translated code passes the context that it runs with; `run_here` uses no reference meanwhile.
     let context = unsafe { &mut *context };
     // SAFETY: as above; the machine is the one that the context was made with.
     let machine = unsafe { &mut *context.machine.cast::<Machine>() };
     machine.agree_on_rights(context);
-    machine.stats.tlb_misses += 1;
-    machine.activity.set(work::ACCESSES);
-    let host = machine.know_page(context, linear, what);
-    machine.activity.set(work::TRANSLATED);
-    match host {
-        Ok(host) => host,
-        Err(why) => {
-            machine.stats.left(why);
-            0
-        }
+    let Some(stub) = machine.cache.stub(number) else { unreachable!("a stub has the number of one") };
+    let (place, why) = machine.at_stub(context, number, &stub);
+    if place != 0 {
+        machine.activity.set(work::TRANSLATED);
+        return place;
     }
+    context.why = why;
+    context.stub = number;
+    context.flags = stub.flags.value(&context.gpr, context.flags, context.host_flags);
+    context.rip = context.code_base.wrapping_add(i64::from(stub.next) as u64);
+    0
 }
 
 impl Machine {
-    /// Lets the TLB know the page of an access: where it goes in the host's memory.
-    fn know_page(&mut self, context: &mut Context, linear: u64, what: u32) -> Result<u64, Left> {
-        let (size, write, view) = (u64::from(what & 0x7f), what & 0x80 != 0, what as usize >> 8 & 3);
-        let page = PAGE_SIZE as u64 - 1;
-        if (linear & page) + size > page + 1 || what & 1 << 10 != 0 && linear & (size - 1) != 0 {
-            return Err(Left::Crossing);
-        }
-        let Some(at) = self.interpreter.place(linear, write) else { return Err(Left::Device) };
-        // Others may have written code, and so may have the marks that the walk sets in page tables.
-        if !self.cache.is_up_to_date(&self.interpreter.connections().ram) {
-            return Err(Left::Code);
-        }
-        let ram = &self.interpreter.connections().ram;
-        let host = if write { ram.lend(at) } else { ram.host_address(at) };
-        let Some(host) = host else { return Err(Left::Code) };
-        let host = host as u64;
-        let global = self.interpreter.is_global(linear);
-        self.tlb.insert(&mut context.tlb, (view, write), linear, host - (linear & page), global);
-        Ok(host)
+    /// Does what a stub wants: where in the code it goes on then, or 0, and why code is to be left.
+    fn at_stub(&mut self, context: &mut Context, number: u32, stub: &Stub) -> (u64, u32) {
+        let again = |machine: &Self, place| (machine.cache.address(place) as u64, 0);
+        let left = match stub.kind {
+            Kind::Access { access, view, retry } => {
+                self.activity.set(work::ACCESSES);
+                match self.know_page(context, &access, view) {
+                    Ok(()) => return again(self, retry),
+                    Err(left) => left,
+                }
+            }
+            Kind::Group { access, mode, retry, .. } => {
+                self.activity.set(work::ACCESSES);
+                let Err(left) = self.know_page(context, &access, mode.view) else {
+                    return again(self, retry);
+                };
+                if let Some(rest) = self.find_rest(context, number, stub, mode) {
+                    return (rest as u64, 0);
+                }
+                left
+            }
+            Kind::Find { mode, retry } => {
+                if self.find_jump(context, context.r10, mode) {
+                    return again(self, retry);
+                }
+                Left::Jump
+            }
+            Kind::Interpret => return (0, reason::INTERPRET),
+            Kind::Attention => return (0, reason::ATTENTION),
+            Kind::Tie { .. } => return (0, reason::TIE),
+        };
+        self.stats.left(left);
+        (0, reason::INTERPRET)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
-use super::{ARITHMETIC, Access, Address, ForInterpreter, Outcome, Stub, StubKind, Writer};
+use super::{ARITHMETIC, Access, Address, ForInterpreter, Outcome, Writer};
 use crate::asm::{Op, Place};
 use crate::classify;
 use crate::context::register::{R10, R11, RSP};
@@ -28,7 +28,7 @@ impl Writer<'_> {
     }
 
     pub(super) fn push(&mut self, i: &Instruction) -> Outcome {
-        let to = Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false };
+        let to = Access::new(Address::on_stack(-8), 8, true);
         if i.stack_pointer_increment() != -8 {
             return Err(ForInterpreter);
         }
@@ -44,7 +44,7 @@ impl Writer<'_> {
             }
             OpKind::Memory => {
                 let address = self.memory_operand(i)?;
-                let place = self.access(Access { address, size: 8, write: false, aligned: false });
+                let place = self.access(Access::new(address, 8, false));
                 self.asm.with_place(Op::Load, R10, place);
                 self.asm.store_context(offset::TEMPORARY, R10);
                 let place = self.access(to);
@@ -75,7 +75,7 @@ impl Writer<'_> {
         }
         let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
         self.flags.before_writing(&mut self.asm, 1 << number);
-        let from = Access { address: Address::on_stack(0), size: 8, write: false, aligned: false };
+        let from = Access::new(Address::on_stack(0), 8, false);
         let place = self.access(from);
         let to = registers::host(number).unwrap_or(R11);
         self.asm.with_place(Op::Load, to, place);
@@ -101,7 +101,7 @@ impl Writer<'_> {
         }
         self.flags.before_writing(&mut self.asm, 1 << RBP | 1 << RSP);
         let address = Address { base: Some(RBP), ..Address::on_stack(0) };
-        let place = self.access(Access { address, size: 8, write: false, aligned: false });
+        let place = self.access(Access::new(address, 8, false));
         self.asm.with_place(Op::Load, R10, place);
         self.asm.add_to(registers::host(RSP).unwrap_or(R11), RBP, 8);
         self.asm.mov(RBP, R10);
@@ -158,8 +158,7 @@ impl Writer<'_> {
             self.asm.with_context(Op::Load, scratch, Context::gpr_offset(guest));
         }
         if classify::may_raise(i, self.mode) {
-            let kind = StubKind::Recover(self.asm.here(), self.at);
-            self.stubs.push(Stub { holes: Vec::new(), flags: self.flags, polled: self.polled, kind });
+            self.recover();
         }
         let known = self.asm.instruction(&plan.instruction);
         debug_assert!(known, "{i:?} was tried before");
@@ -240,9 +239,10 @@ impl Writer<'_> {
             if size == 0 || size > 64 || info.used_memory().len() != 1 {
                 return Err(ForInterpreter);
             }
-            let aligned = classify::needs_alignment(i, size);
+            let size = size as u16;
+            let alignment = if classify::needs_alignment(i, size.into()) { size } else { 1 };
             let address = self.memory_operand(i)?;
-            plan.access = Some(Access { address, size, write, aligned });
+            plan.access = Some(Access { address, size, write, alignment });
             let host = &mut plan.instruction;
             host.set_memory_base(Register::R10);
             host.set_memory_index(Register::None);

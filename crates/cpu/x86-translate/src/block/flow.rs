@@ -2,12 +2,12 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::{Access, Address, ForInterpreter, Outcome, PAGE, SAVED_ENTRY, StubKind, Tie, Writer};
+use super::{Access, Address, ForInterpreter, LaterKind, Outcome, PAGE, SAVED_ENTRY, Writer};
 use crate::asm::{Condition, Hole, Op};
 use crate::context::register::{R10, R11};
 use crate::context::{Context, offset};
-use crate::entry::reason;
 use crate::registers;
+use crate::stub::Kind;
 
 impl Writer<'_> {
     /// Looks whether attention is asked for, if that is still to be done and the host's flags are free.
@@ -27,7 +27,7 @@ impl Writer<'_> {
         self.asm.with_context(Op::Load, R10, offset::ATTENTION);
         self.asm.compare_r10_memory_with_zero();
         let hole = self.asm.jump_if(Condition::NE);
-        self.stub(hole, StubKind::Leave(reason::ATTENTION, self.at as i32));
+        self.stub(hole, self.at as i32, Kind::Attention);
     }
 
     /// Where a direct branch goes: its distance from the page's start.
@@ -48,7 +48,7 @@ impl Writer<'_> {
         if distance <= self.at as i32 {
             self.poll();
         }
-        if distance == self.start as i32 {
+        if self.is_start(distance) {
             return self.go_to_start();
         }
         self.flags_in_one_place();
@@ -66,6 +66,10 @@ impl Writer<'_> {
         self.jump_found();
     }
 
+    fn is_start(&self, distance: i32) -> bool {
+        distance == self.start as i32 && !self.is_rest
+    }
+
     /// Jumps to the block's start.
     pub(super) fn go_to_start(&mut self) {
         self.flags_in_one_place();
@@ -78,7 +82,7 @@ impl Writer<'_> {
         match self.round {
             _ if self.flags.are_saved() => self.asm.lead(hole, SAVED_ENTRY),
             Some((flags, start)) if flags == self.flags => self.asm.lead(hole, start),
-            None if self.loses_flags && self.flags.are_computable() => self.stub(hole, StubKind::Round),
+            None if self.loses_flags && self.flags.are_computable() => self.later(hole, LaterKind::Round),
             _ => self.asm.lead(hole, self.body),
         }
     }
@@ -92,21 +96,20 @@ impl Writer<'_> {
 
     /// A jump that may be tied to its target in the page later on. The flags are in the host's, or saved.
     pub(super) fn tie(&mut self, hole: Hole, distance: i32) {
-        let number = self.first_tie + self.ties.len() as u32;
-        self.ties.push(Tie { at: self.asm.address(hole), saved: self.flags.are_saved() });
-        self.stub(hole, StubKind::Leave(reason::TIE | number << 2, distance));
+        let kind = Kind::Tie { hole: self.place_of(self.asm.address(hole)) };
+        self.stub(hole, distance, kind);
     }
 
     /// Looks for the code at the linear address in `r10`; the flags are lost. If it is not known, the current
     /// instruction is the interpreter's. `r11` is the code, and the page's address in the context.
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
+        let retry = self.place_of(self.asm.here());
         self.asm.low_word_times_16();
         self.asm.with_table(Op::Cmp, R10, R11, table);
         let hole = self.asm.jump_if(Condition::NE);
+        self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });
         self.asm.with_table(Op::Load, R11, R11, table + 8);
-        let resume = self.asm.len();
-        self.stub(hole, StubKind::Find(self.at, resume));
         self.asm.with_value(Op::And, true, R10, -PAGE);
     }
 
@@ -138,12 +141,12 @@ impl Writer<'_> {
         // The decoder counts them in the opcodes' order, from 1.
         let condition = Condition(i.condition_code() as u8 - 1);
         let hole = self.asm.jump_if(condition);
-        if target == self.start as i32 {
+        if self.is_start(target) {
             self.lead_to_start(hole);
         } else if in_page {
             self.tie(hole, target);
         } else {
-            self.stub(hole, StubKind::Jump(target, self.at));
+            self.later(hole, LaterKind::Jump(target, self.at));
         }
         Ok(())
     }
@@ -190,7 +193,7 @@ impl Writer<'_> {
             self.load_guest(R10, number);
         } else {
             let address = self.memory_operand(i)?;
-            let place = self.access(Access { address, size: 8, write: false, aligned: false });
+            let place = self.access(Access::new(address, 8, false));
             self.asm.with_place(Op::Load, R10, place);
         }
         Ok(())
@@ -198,8 +201,7 @@ impl Writer<'_> {
 
     /// Stores the address of the next instruction where the stack's top will be.
     pub(super) fn push_next(&mut self) {
-        let place =
-            self.access(Access { address: Address::on_stack(-8), size: 8, write: true, aligned: false });
+        let place = self.access(Access::new(Address::on_stack(-8), 8, true));
         self.asm.with_context(Op::Load, R11, offset::CODE_BASE);
         self.asm.add_to(R11, R11, self.next as i32);
         self.asm.store_place(place, R11);
@@ -253,8 +255,7 @@ impl Writer<'_> {
         self.poll();
         self.flags.prepare_moving_stack(&mut self.asm);
         self.flags.lose(&mut self.asm);
-        let place =
-            self.access(Access { address: Address::on_stack(0), size: 8, write: false, aligned: false });
+        let place = self.access(Access::new(Address::on_stack(0), 8, false));
         self.asm.with_place(Op::Load, R10, place);
         self.find_jump();
         self.move_stack(8 + released);

@@ -2,11 +2,12 @@
 
 use iced_x86::{Instruction, Register};
 
-use super::{Access, Address, ForInterpreter, PAGE, Stub, StubKind, Writer};
-use crate::asm::{Condition, Hole, Op, Place, Sum};
+use super::{Access, Address, ForInterpreter, PAGE, Writer};
+use crate::asm::{Condition, Op, Place, Sum};
 use crate::context::register::{R10, R11, RSP};
 use crate::context::{Context, offset};
 use crate::groups::{ALIGNMENT, Member};
+use crate::stub::Kind;
 use crate::{registers, tlb};
 
 impl Writer<'_> {
@@ -77,7 +78,7 @@ impl Writer<'_> {
             }
         }
         if let Some(segment) = address.segment {
-            self.asm.with_context(Op::Load, R11, offset::BASES + 8 * segment as i32);
+            self.asm.with_context(Op::Load, R11, offset::BASES + 8 * i32::from(segment));
             self.asm.lea(true, R10, Sum { base: Some(R10), index: Some((R11, 0)), displacement: 0 });
         }
     }
@@ -88,29 +89,37 @@ impl Writer<'_> {
             return place;
         }
         self.flags.lose(&mut self.asm);
-        let before = self.flags;
+        let retry = self.place_of(self.asm.here());
         self.address(&access.address);
-        let table = Context::tlb_offset(usize::from(self.mode.view), access.write);
-        let mut holes = vec![self.look_up(table, access.size as i32)];
-        if access.aligned {
-            self.asm.test_r10(access.size as i32 - 1);
-            holes.push(self.asm.jump_if(Condition::NE));
-        }
+        let view = self.mode.view;
+        let table = self.look_up(&access, |_| Kind::Access { access, view, retry });
         self.asm.with_table(Op::Add, R10, R11, table + 8);
-        let resume = self.asm.len();
-        let kind = StubKind::Access(access, self.at, resume);
-        self.stubs.push(Stub { holes, flags: before, polled: self.polled, kind });
         Place { index: None, displacement: 0 }
     }
 
-    /// Looks for the page of the linear address in `r10` in a TLB; `r10` becomes the offset in the page, and `r11`
-    /// the entry's in the table. The hole is for when it is not there, or `size` bytes go beyond the page.
-    pub(super) fn look_up(&mut self, table: i32, size: i32) -> Hole {
+    /// Looks for the page of the linear address in `r10` in a TLB, whose offset in the context this returns; `r10` becomes
+    /// the offset in the page, and `r11` the entry's in the table. The stub is for when it is not there, or the
+    /// access goes beyond the page, or is not aligned; `kind` is told where the jump to it is.
+    fn look_up(&mut self, access: &Access, kind: impl FnOnce(u32) -> Kind) -> i32 {
+        let table = Context::tlb_offset(usize::from(self.mode.view), access.write);
         self.asm.rotate_to_r11(tlb::INDEX_SHIFT);
         self.asm.with_value(Op::And, false, R11, tlb::INDEX_MASK);
         self.asm.with_table(Op::Xor, R10, R11, table);
-        self.asm.with_value(Op::Cmp, true, R10, PAGE - size);
-        self.asm.jump_if(Condition::ABOVE)
+        self.asm.with_value(Op::Cmp, true, R10, PAGE - i32::from(access.size));
+        let hole = self.asm.jump_if(Condition::ABOVE);
+        let stub = self.new_stub(self.at as i32, kind(self.place_of(self.asm.address(hole))));
+        self.asm.lead_to(hole, stub);
+        if access.alignment > 1 {
+            self.asm.test_r10(i32::from(access.alignment) - 1);
+            let hole = self.asm.jump_if(Condition::NE);
+            self.asm.lead_to(hole, stub);
+        }
+        table
+    }
+
+    /// An address of code, as stubs have it.
+    pub(super) fn place_of(&self, address: usize) -> u32 {
+        (address - self.memory) as u32
     }
 
     /// The group that an access belongs to.
@@ -122,11 +131,12 @@ impl Writer<'_> {
         };
         let moved = if base == RSP { self.moved } else { 0 };
         let distance = displacement.checked_add(moved)?;
-        let size = access.size as i32;
-        if access.aligned && size != ALIGNMENT {
+        let size = i32::from(access.size);
+        let aligned = access.alignment > 1;
+        if aligned && i32::from(access.alignment) != ALIGNMENT {
             return None;
         }
-        let member = Member { base, index, distance, size, write: access.write, aligned: access.aligned };
+        let member = Member { base, index, distance, size, write: access.write, aligned };
         self.groups.iter().position(|group| group.has(self.item, &member))
     }
 
@@ -137,25 +147,22 @@ impl Writer<'_> {
         let host = registers::host(group.base)?;
         let slot = offset::DISTANCES + 8 * n as i32;
         if self.known & 1 << n == 0 {
-            let index = match group.index {
-                Some((index, shift)) => Some((registers::host(index)?, shift)),
-                None => None,
-            };
             let moved = if group.base == RSP { self.moved } else { 0 };
             let displacement = group.low.checked_sub(moved)?;
             let back = group.low.checked_neg()?;
+            let address = Address { index: group.index, ..Address::based(group.base, displacement) };
+            let all = Access {
+                address,
+                size: (group.high - group.low) as u16,
+                write: group.write,
+                alignment: if group.aligned.is_some() { ALIGNMENT as u16 } else { 1 },
+            };
             self.flags.lose(&mut self.asm);
-            let before = self.flags;
-            self.asm.lea(true, R10, Sum { base: Some(host), index, displacement });
-            let table = Context::tlb_offset(usize::from(self.mode.view), group.write);
-            let mut holes = vec![self.look_up(table, group.high - group.low)];
-            if group.aligned.is_some() {
-                self.asm.test_r10(ALIGNMENT - 1);
-                holes.push(self.asm.jump_if(Condition::NE));
-            }
-            let (polled, kind) = (self.polled, StubKind::Rest(self.item));
-            self.stubs.push(Stub { holes, flags: before, polled, kind });
-            if index.is_some() {
+            let retry = self.place_of(self.asm.here());
+            self.address(&address);
+            let mode = self.mode;
+            let table = self.look_up(&all, |hole| Kind::Group { access: all, mode, retry, hole });
+            if group.index.is_some() {
                 // Where the registers' sum leads, for what is then only a displacement away.
                 self.asm.with_table(Op::Add, R10, R11, table + 8);
                 self.asm.add_to(R10, R10, back);

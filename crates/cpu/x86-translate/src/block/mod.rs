@@ -8,15 +8,14 @@ use iced_x86::{
     Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, RflagsBits,
 };
 
-use crate::asm::{Asm, Condition, Hole, Op};
+use crate::asm::{Asm, Hole, Op};
 use crate::classify;
-use crate::context::register::{R10, R11, RSP};
+use crate::context::register::{R10, RSP};
 use crate::context::{Context, offset};
-use crate::entry::reason;
 use crate::flags::{Flags, Recipe};
 use crate::groups::{self, Group, Item, StackEffect};
-use crate::helpers::help;
 use crate::registers;
+use crate::stub::{self, Kind, Stub};
 
 /// Instructions in a block, at most.
 const LONGEST: usize = 64;
@@ -54,12 +53,6 @@ impl Mode {
             | bit(self.avx, 5)
     }
 
-    /// What has this [`key`](Self::key).
-    pub(crate) fn from_key(key: u64) -> Self {
-        let bit = |n: u32| key >> n & 1 != 0;
-        Self { view: (key & 3) as u8, vectors: bit(2), unmasked: bit(3), x87: bit(4), avx: bit(5) }
-    }
-
     /// Which of the context's routines are for it.
     pub(crate) fn routine(self) -> i32 {
         i32::from(self.vectors) + i32::from(self.avx)
@@ -71,15 +64,6 @@ impl Mode {
     }
 }
 
-/// A jump within the page, to be tied to its target when that is known.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tie {
-    /// Address of the jump's distance.
-    pub(crate) at: usize,
-    /// The flags are in memory, not in the host's.
-    pub(crate) saved: bool,
-}
-
 /// From a block's entry with the flags in the host's to the one with the flags in memory, in bytes.
 ///
 /// Each block has both. Most blocks begin with something that destroys the host's flags: the first entry saves them,
@@ -89,7 +73,7 @@ pub(crate) const SAVED_ENTRY: usize = 19;
 /// What has been written.
 pub(crate) struct Written {
     pub(crate) code: Vec<u8>,
-    pub(crate) ties: Vec<Tie>,
+    pub(crate) stubs: Vec<Stub>,
     /// Where jumps lead that have the flags in the host's, in bytes from the start.
     pub(crate) body: usize,
     /// Where an exception may be raised, and where to go on then.
@@ -102,7 +86,7 @@ pub(crate) struct Written {
 }
 
 /// A linear address that an instruction accesses.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Address {
     /// Guest registers.
     base: Option<u8>,
@@ -112,14 +96,29 @@ pub(crate) struct Address {
     /// Counted from the running page.
     in_code: bool,
     /// 0 for `fs`, 1 for `gs`.
-    segment: Option<usize>,
+    segment: Option<u8>,
     /// 64-bit, not 32-bit.
     wide: bool,
 }
 
 impl Address {
     pub(crate) fn on_stack(displacement: i32) -> Self {
-        Self { base: Some(RSP), index: None, displacement, in_code: false, segment: None, wide: true }
+        Self::based(RSP, displacement)
+    }
+
+    pub(crate) fn based(base: u8, displacement: i32) -> Self {
+        Self { base: Some(base), index: None, displacement, in_code: false, segment: None, wide: true }
+    }
+
+    /// What it is, with what the context has.
+    pub(crate) fn linear(&self, context: &Context) -> u64 {
+        let register = |number: u8| context.gpr[usize::from(number)];
+        let displacement = i64::from(self.displacement) as u64;
+        let index = self.index.map_or(0, |(index, shift)| register(index) << shift);
+        let base = if self.in_code { context.code_base } else { self.base.map_or(0, register) };
+        let sum = base.wrapping_add(index).wrapping_add(displacement);
+        let sum = if self.wide { sum } else { sum & 0xffff_ffff };
+        sum.wrapping_add(self.segment.map_or(0, |segment| context.bases[usize::from(segment)]))
     }
 }
 
@@ -128,38 +127,34 @@ impl Address {
 pub(crate) struct Access {
     pub(crate) address: Address,
     /// In bytes.
-    pub(crate) size: u32,
+    pub(crate) size: u16,
     pub(crate) write: bool,
-    /// Must lie at a multiple of its size.
-    pub(crate) aligned: bool,
+    /// Must lie at a multiple of this.
+    pub(crate) alignment: u16,
 }
 
-/// Code that is hardly ever run, behind the rest.
-struct Stub {
-    holes: Vec<Hole>,
+impl Access {
+    /// One that need not be aligned.
+    pub(crate) fn new(address: Address, size: u16, write: bool) -> Self {
+        Self { address, size, write, alignment: 1 }
+    }
+}
+
+/// Code that is run now and then, behind the rest.
+struct Later {
+    hole: Hole,
     flags: Flags,
     /// Attention has been looked for on the way here.
     polled: bool,
-    kind: StubKind,
+    kind: LaterKind,
 }
 
-pub(crate) enum StubKind {
-    /// An access that the TLB does not know; goes on at a place in the code.
-    Access(Access, u32, usize),
-    /// Leaves, with a reason, and a distance from the running page.
-    Leave(u32, i32),
+enum LaterKind {
     /// A jump to another page, at this distance, of the instruction there.
     Jump(i32, u32),
-    /// A group that does not lie in one page: goes on from an item, without groups.
-    Rest(usize),
     /// A jump back to the block's start, with flags that can be computed anew: the block once more, so that they need
     /// not be saved.
     Round,
-    /// A jump to a linear address that is not in the table, of the instruction there; goes on at a place in the code.
-    Find(u32, usize),
-    /// Leaves in front of an instruction that the host has refused: that at this address of code, for the guest's
-    /// at this distance.
-    Recover(usize, u32),
 }
 
 /// An instruction that is not for translation.
@@ -171,15 +166,19 @@ pub(crate) struct Writer<'a> {
     pub(crate) asm: Asm,
     pub(crate) mode: Mode,
     flags: Flags,
+    memory: usize,
+    later: Vec<Later>,
     stubs: Vec<Stub>,
+    /// Where the first stub will be.
+    first_stub: usize,
     recoveries: Vec<(usize, usize)>,
     /// The x87 unit's state has been loaded.
     pub(crate) x87_loaded: bool,
-    ties: Vec<Tie>,
-    first_tie: u32,
     polled: bool,
     /// Where the block begins for jumps with the flags in the host's, in bytes from the start.
     body: usize,
+    /// It is a block's rest: nothing leads to its start but that block.
+    is_rest: bool,
     /// The host's flags are destroyed before they are used.
     loses_flags: bool,
     /// The flags at the start of a further round, and where that is.
@@ -208,13 +207,14 @@ pub(crate) const ARITHMETIC: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
 impl<'a> Writer<'a> {
-    /// For the block at `start` of its page, whose code will be at `host`. `first_tie` is the number of its first
-    /// tie; `features` says whether the CPU model has an instruction.
+    /// For the block at `start` of its page, whose code will be at `host`, and its stubs from `first_stub` on, of the
+    /// code that begins at `memory`; `features` says whether the CPU model has an instruction.
     pub(crate) fn new(
         mode: Mode,
         start: u32,
+        memory: usize,
         host: usize,
-        first_tie: u32,
+        first_stub: usize,
         info: &'a mut InstructionInfoFactory,
         features: &'a dyn Fn(&Instruction) -> bool,
     ) -> Self {
@@ -222,13 +222,15 @@ impl<'a> Writer<'a> {
             asm: Asm::new(host),
             mode,
             flags: Flags::UNKNOWN,
+            memory,
+            later: Vec::new(),
             stubs: Vec::new(),
+            first_stub,
             recoveries: Vec::new(),
             x87_loaded: false,
-            ties: Vec::new(),
-            first_tie,
             polled: false,
             body: 0,
+            is_rest: false,
             loses_flags: false,
             round: None,
             items: Vec::new(),
@@ -249,35 +251,50 @@ impl<'a> Writer<'a> {
     /// Writes the block that begins `bytes`, which end with the page.
     pub(crate) fn write(mut self, bytes: &[u8], options: u32) -> Written {
         self.decode(bytes, options, LONGEST);
+        self.groups = groups::find(&self.items, self.info);
+        self.entries();
+        self.finish()
+    }
+
+    /// Writes the rest of a block, without groups, to be entered at its start alone, with these flags.
+    pub(crate) fn write_rest(mut self, bytes: &[u8], options: u32, flags: Flags) -> Written {
+        self.decode(bytes, options, LONGEST);
+        self.flags = flags;
+        self.is_rest = true;
         self.finish()
     }
 
     /// Writes a block of one instruction, the first of `bytes`, which may go on in the next page.
     pub(crate) fn write_one(mut self, bytes: &[u8], options: u32) -> Written {
         self.decode(bytes, options, 1);
+        self.entries();
         self.finish()
     }
 
     /// Writes a block that leaves at its start.
-    pub(crate) fn write_way_out(mut self) -> Vec<u8> {
+    pub(crate) fn write_way_out(mut self) -> Written {
         self.asm.save_flags(offset::FLAGS);
         debug_assert_eq!(self.asm.len(), SAVED_ENTRY);
-        self.leave(Flags::SAVED, reason::ATTENTION, self.start as i32);
-        self.asm.finish()
+        self.flags = Flags::SAVED;
+        let hole = self.asm.jump();
+        self.stub(hole, self.start as i32, Kind::Attention);
+        self.written()
     }
 
     fn finish(mut self) -> Written {
-        self.groups = groups::find(&self.items, self.info);
-        self.entries();
-        self.items_from(0);
-        self.write_stubs();
+        self.write_items();
+        self.write_later();
+        self.written()
+    }
+
+    fn written(self) -> Written {
         let instructions = self.items.len();
         let guest_bytes = self.items.last().map_or(0, |last| last.next - self.start) as usize;
         let wants_vectors = !self.mode.vectors
             && self.items.first().is_some_and(|item| item.good && classify::wants_vectors(&item.instruction));
         Written {
             code: self.asm.finish(),
-            ties: self.ties,
+            stubs: self.stubs,
             body: self.body,
             recoveries: self.recoveries,
             wants_vectors,
@@ -318,7 +335,9 @@ impl<'a> Writer<'a> {
                 self.ends_in_next_page = true;
                 break;
             }
-            let good = !instruction.is_invalid() && (self.features)(&instruction);
+            // What a processor without CET does nothing at.
+            let nothing = matches!(instruction.mnemonic(), Mnemonic::Endbr64 | Mnemonic::Endbr32);
+            let good = !instruction.is_invalid() && (nothing || (self.features)(&instruction));
             self.items.push(Item { instruction, at, next, good });
             let goes_on =
                 matches!(instruction.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch);
@@ -333,10 +352,10 @@ impl<'a> Writer<'a> {
         n > 0 && self.items[n - 1].instruction.mnemonic() == Mnemonic::Sti
     }
 
-    /// Writes the items from `first` on, and where they go.
-    fn items_from(&mut self, first: usize) {
+    /// Writes the items, and where they go.
+    fn write_items(&mut self) {
         self.x87_loaded = false;
-        for n in first..self.items.len() {
+        for n in 0..self.items.len() {
             let Item { instruction, at, next, good } = self.items[n];
             (self.item, self.at, self.next) = (n, at, next);
             let shadow = self.is_in_shadow(n);
@@ -390,78 +409,54 @@ impl<'a> Writer<'a> {
 
     /// Leaves the current instruction to the interpreter.
     fn interpret(&mut self) {
-        let flags = self.flags;
-        self.leave(flags, reason::INTERPRET, self.at as i32);
-    }
-
-    fn leave(&mut self, flags: Flags, reason: u32, distance: i32) {
-        flags.write_back(&mut self.asm);
-        self.asm.value(R10, distance);
-        self.asm.unsigned(R11, reason);
-        self.asm.jump_context(offset::LEAVE + 8 * self.mode.routine());
+        let hole = self.asm.jump();
+        self.interpret_if(hole);
     }
 
     /// Leaves the current instruction to the interpreter if the jump is taken.
     pub(crate) fn interpret_if(&mut self, hole: Hole) {
-        self.stub(hole, StubKind::Leave(reason::INTERPRET, self.at as i32));
+        self.stub(hole, self.at as i32, Kind::Interpret);
     }
 
-    pub(crate) fn stub(&mut self, hole: Hole, kind: StubKind) {
-        self.stubs.push(Stub { holes: vec![hole], flags: self.flags, polled: self.polled, kind });
+    /// Lets a jump lead to a stub of its own, in front of the guest's instruction at the distance `next`.
+    pub(crate) fn stub(&mut self, hole: Hole, next: i32, kind: Kind) {
+        let at = self.new_stub(next, kind);
+        self.asm.lead_to(hole, at);
     }
 
-    fn write_stubs(&mut self) {
-        // A stub may need others.
-        while !self.stubs.is_empty() {
-            for stub in std::mem::take(&mut self.stubs) {
-                for hole in stub.holes {
-                    self.asm.fill(hole);
-                }
-                match stub.kind {
-                    StubKind::Leave(reason, distance) => self.leave(stub.flags, reason, distance),
-                    StubKind::Recover(from, at) => {
-                        self.recoveries.push((from, self.asm.here()));
-                        self.leave(stub.flags, reason::INTERPRET, at as i32);
+    /// A new stub; its address.
+    fn new_stub(&mut self, next: i32, kind: Kind) -> usize {
+        let at = self.first_stub + self.stubs.len() * stub::LEN;
+        self.stubs.push(Stub { flags: self.flags, next, kind });
+        at
+    }
+
+    /// If the next instruction to be written raises an exception, the guest's is the interpreter's.
+    fn recover(&mut self) {
+        let at = self.new_stub(self.at as i32, Kind::Interpret);
+        self.recoveries.push((self.asm.here(), at));
+    }
+
+    fn later(&mut self, hole: Hole, kind: LaterKind) {
+        self.later.push(Later { hole, flags: self.flags, polled: self.polled, kind });
+    }
+
+    fn write_later(&mut self) {
+        // One may need others.
+        while !self.later.is_empty() {
+            for later in std::mem::take(&mut self.later) {
+                self.asm.fill(later.hole);
+                (self.flags, self.polled) = (later.flags, later.polled);
+                match later.kind {
+                    LaterKind::Round if self.round.is_none() => {
+                        self.round = Some((later.flags, self.asm.len()));
+                        self.polled = false;
+                        (self.known, self.moved) = (0, 0);
+                        self.write_items();
                     }
-                    StubKind::Access(access, at, resume) => {
-                        stub.flags.write_back(&mut self.asm);
-                        self.address(&access.address);
-                        let view = u32::from(self.mode.view);
-                        let what = access.size
-                            | u32::from(access.write) << 7
-                            | view << 8
-                            | u32::from(access.aligned) << 10
-                            | at << 16;
-                        self.asm.unsigned(R11, what);
-                        self.asm.call_context(offset::SLOW_ACCESS + 8 * self.mode.routine());
-                        self.asm.jump_back(resume);
-                    }
-                    StubKind::Find(at, resume) => {
-                        self.asm.unsigned(R11, help::FIND_JUMP | (self.mode.key() as u32) << 8);
-                        self.call_help();
-                        self.asm.test(true, R11);
-                        let hole = self.asm.jump_if(Condition::NE);
-                        self.leave(stub.flags, reason::INTERPRET, at as i32);
-                        self.asm.lead(hole, resume);
-                    }
-                    StubKind::Rest(item) => {
-                        (self.flags, self.polled) = (stub.flags, stub.polled);
-                        self.groups.clear();
-                        self.items_from(item);
-                    }
-                    StubKind::Round => {
-                        if self.round.is_none() {
-                            self.round = Some((stub.flags, self.asm.len()));
-                            (self.flags, self.polled) = (stub.flags, false);
-                            (self.known, self.moved) = (0, 0);
-                            self.items_from(0);
-                        } else {
-                            (self.flags, self.polled) = (stub.flags, stub.polled);
-                            self.go_to_start();
-                        }
-                    }
-                    StubKind::Jump(distance, at) => {
-                        (self.flags, self.polled, self.at) = (stub.flags, stub.polled, at);
+                    LaterKind::Round => self.go_to_start(),
+                    LaterKind::Jump(distance, at) => {
+                        self.at = at;
                         self.go_to(distance);
                     }
                 }
@@ -512,11 +507,11 @@ impl<'a> Writer<'a> {
     /// The flags are in the host's.
     pub(crate) fn go_to_another_view(&mut self) {
         let next = self.next as i32;
+        let hole = self.asm.jump();
         if next == PAGE {
             // Nothing is tied to another page.
-            return self.leave(self.flags, reason::ATTENTION, next);
+            return self.stub(hole, next, Kind::Attention);
         }
-        let hole = self.asm.jump();
         self.tie(hole, next);
     }
 
