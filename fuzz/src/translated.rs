@@ -34,9 +34,19 @@ pub(crate) fn run(data: &[u8]) {
     state.rflags |= u64::from(u16::from_le_bytes([head[3], head[4]])) & rflags::ARITHMETIC;
     // A kernel that writes page tables and tells nobody may find this or that.
     let kernel = if level == Level::User { KERNEL } else { 1 << 63 };
-    let areas = [CODE.linear, DATA.linear, CONSTANTS.linear, ALIAS.linear + place, STACK.linear, 0, kernel, DATA.end()];
+    let areas = [
+        CODE.linear,
+        DATA.linear,
+        CONSTANTS.linear,
+        ALIAS.linear + place,
+        STACK.linear,
+        0,
+        kernel,
+        DATA.end(),
+    ];
     for (register, chosen) in state.gpr.iter_mut().zip(&head[5..21]) {
-        *register = areas[usize::from(chosen & 7)].wrapping_add(u64::from(chosen >> 3) * 0x81).wrapping_sub(8);
+        *register =
+            areas[usize::from(chosen & 7)].wrapping_add(u64::from(chosen >> 3) * 0x81).wrapping_sub(8);
     }
     state.gpr[gpr::RSP] = STACK.linear + 0x800 + u64::from(head[21]) * 8;
     state.mxcsr = 0x1f80 | u32::from(head[22] & 3) << 13;
