@@ -18,6 +18,7 @@ mod journal;
 mod report;
 mod trail;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use posada_memory::{Gpa, GuestRam, PAGE_SIZE};
@@ -142,7 +143,10 @@ impl Vcpu for Lockstep {
             ("marks of access that differed", follower.marks),
             ("undefined flags that differed", follower.undefined),
         ];
-        let lines: String = rows.iter().map(|(name, value)| format!("{name:32}{value:>16}\n")).collect();
+        let mut lines = String::new();
+        for (name, value) in rows {
+            let _ = writeln!(lines, "    {name:32}{value:>14}");
+        }
         Some(lines + &self.leader.report().unwrap_or_default())
     }
 }
