@@ -91,7 +91,15 @@ fn command(posada: &Path, runner: &str, kernel: &Path) -> Command {
             "-nodefaults",
             "-no-user-config",
         ])
-        .args(["-display", "none", "-serial", "stdio", "-device", "isa-debug-exit", "-kernel"]);
+        .args([
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
+            "-kernel",
+        ]);
         qemu
     } else {
         let mut command = tethered(posada);

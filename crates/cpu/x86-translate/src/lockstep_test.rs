@@ -11,8 +11,8 @@ fn guest(code: &[u8]) -> Lockstep {
     const TABLES: u64 = 0x1000;
     let ram = GuestRam::new(&[(Gpa(0), 0x20000)]).unwrap();
     let put = |at: u64, bytes: &[u8]| ram.write(Gpa(at), bytes).unwrap();
-    put(TABLES, &(TABLES + 0x1000 | 3).to_le_bytes());
-    put(TABLES + 0x1000, &(TABLES + 0x2000 | 3).to_le_bytes());
+    put(TABLES, &((TABLES + 0x1000) | 3).to_le_bytes());
+    put(TABLES + 0x1000, &((TABLES + 0x2000) | 3).to_le_bytes());
     put(TABLES + 0x2000, &0x83_u64.to_le_bytes());
     put(CODE, code);
     let connections = Connections {

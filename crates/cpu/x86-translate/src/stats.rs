@@ -186,7 +186,8 @@ fn share(f: &mut fmt::Formatter<'_>, name: &str, value: u64, all: u64) -> fmt::R
     const WIDTH: f64 = 40.0;
     let part = ratio(value, all);
     let bar = "#".repeat((part * WIDTH).round() as usize);
-    writeln!(f, "{}", format!("    {name:30}{:>14.1} %   {bar}", part * 100.0).trim_end())
+    let line = format!("    {name:30}{:>14.1} %   {bar}", part * 100.0);
+    writeln!(f, "{}", line.trim_end())
 }
 
 impl fmt::Display for Stats {

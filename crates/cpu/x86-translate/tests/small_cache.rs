@@ -21,8 +21,8 @@ const ROUNDS: u32 = 3;
 
 fn guest() -> (Translator, State) {
     let ram = GuestRam::new(&[(Gpa(0), RAM)]).unwrap();
-    ram.write(Gpa(TABLES), &(TABLES + 0x1000 | 3).to_le_bytes()).unwrap();
-    ram.write(Gpa(TABLES + 0x1000), &(TABLES + 0x2000 | 3).to_le_bytes()).unwrap();
+    ram.write(Gpa(TABLES), &((TABLES + 0x1000) | 3).to_le_bytes()).unwrap();
+    ram.write(Gpa(TABLES + 0x1000), &((TABLES + 0x2000) | 3).to_le_bytes()).unwrap();
     for page in 0..RAM >> 21 {
         ram.write(Gpa(TABLES + 0x2000 + page * 8), &(page << 21 | 0x83).to_le_bytes()).unwrap();
     }

@@ -18,6 +18,7 @@ mod journal;
 mod report;
 mod trail;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use posada_memory::{Gpa, GuestRam, PAGE_SIZE};
@@ -142,7 +143,10 @@ impl Vcpu for Lockstep {
             ("marks of access that differed", follower.marks),
             ("undefined flags that differed", follower.undefined),
         ];
-        let lines: String = rows.iter().map(|(name, value)| format!("{name:32}{value:>16}\n")).collect();
+        let mut lines = String::new();
+        for (name, value) in rows {
+            let _ = writeln!(lines, "    {name:32}{value:>14}");
+        }
         Some(lines + &self.leader.report().unwrap_or_default())
     }
 }
@@ -345,15 +349,19 @@ impl Follower {
         Place::Same
     }
 
-    /// Takes over marks of access in page-table entries, which each engine may set when it looks at a page before it
-    /// must, or not again while it knows the page: how many there were.
+    /// Takes over marks in page-table entries: those of access, which each engine may set when it looks at a page before
+    /// it must, or not again while it knows the page; and those of writes that the translator has set when it looked at
+    /// a group of accesses whose writing ones were not reached. How many entries there were.
     fn adopt_access_marks(&self, page: usize) -> u64 {
         const PRESENT: u64 = 1 << 0;
         const ACCESSED: u64 = 1 << 5;
+        const DIRTY: u64 = 1 << 6;
         let mut count = 0;
         for at in (page * PAGE_SIZE..(page + 1) * PAGE_SIZE).step_by(8) {
             let (leads, follows) = (self.ram.load::<u64>(at), self.copy.load::<u64>(at));
-            if leads ^ follows == ACCESSED && leads & PRESENT != 0 {
+            let differing = leads ^ follows;
+            let marks = differing == ACCESSED || differing & !ACCESSED == DIRTY && leads & DIRTY != 0;
+            if marks && leads & PRESENT != 0 {
                 self.copy.store(at, leads);
                 count += 1;
             }

@@ -1,6 +1,6 @@
 //! What a difference looks like, for people.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use iced_x86::{Decoder, Formatter, NasmFormatter};
 use posada_memory::{GuestRam, PAGE_SIZE};
@@ -118,7 +118,10 @@ fn line(f: &mut fmt::Formatter<'_>, decoder: &mut Decoder<'_>, bytes: &[u8], sta
     let instruction = decoder.decode();
     let mut text = String::new();
     NasmFormatter::new().format(&instruction, &mut text);
-    let hex: String = bytes[from..decoder.position()].iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut hex = String::new();
+    for byte in &bytes[from..decoder.position()] {
+        write!(hex, "{byte:02x}")?;
+    }
     writeln!(f, "  {:016x}  {hex:30}  {text}", start + from as u64)
 }
 
