@@ -28,7 +28,11 @@ pub(crate) fn run(data: &[u8]) {
     let Some((head, code)) = data.split_first_chunk::<HEAD>() else { return };
     let level = [Level::User, Level::Supervisor, Level::Guarded][usize::from(head[0] % 3)];
     let place = u64::from(u16::from_le_bytes([head[1], head[2]])) % (CODE.pages * PAGE);
-    let code = &code[..code.len().min((CODE.pages * PAGE - place) as usize)];
+    // The last instruction may take what follows, which is breakpoints.
+    let mut code = code.to_vec();
+    code.extend([0xcc; 15]);
+    code.truncate((CODE.pages * PAGE - place) as usize);
+    let code = &code[..];
     let mut state = Pair::state(level);
     state.rip = CODE.linear + place;
     state.rflags |= u64::from(u16::from_le_bytes([head[3], head[4]])) & rflags::ARITHMETIC;

@@ -132,7 +132,8 @@ impl Stats {
     /// A block has been translated, of so many instructions and bytes, whose place and mode have this key.
     pub(crate) fn translated(&mut self, key: u64, instructions: usize, [guest, host]: [usize; 2]) {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let bit = (key.wrapping_mul(ODD) >> 40) as usize % FILTER;
+        let mixed = key.wrapping_mul(ODD);
+        let bit = ((mixed ^ mixed >> 32).wrapping_mul(ODD) >> 40) as usize % FILTER;
         let (word, mask) = (&mut self.known[bit / 64], 1 << (bit % 64));
         self.again += u64::from(*word & mask != 0);
         *word |= mask;
