@@ -65,10 +65,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "MODEL", default_value = "x86-64-v2")]
     pub cpu: String,
 
-    /// Who carries out the guest's instructions: translate (on the host's processor, rewritten) or interpret (one
-    /// by one)
+    /// Who carries out the guest's instructions: translate (on the host's processor, rewritten), interpret (one
+    /// by one), or lockstep (both, compared after each block; slow)
     #[arg(long, value_name = "ENGINE", default_value_t, value_parser = Engine::from_str)]
     pub engine: Engine,
+
+    /// Translated code that each processor keeps, 2M to 1G: a number with K, M or G; without a letter, MiB
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    pub code_cache: Memory,
 
     /// End the run when the guest resets the machine
     #[arg(long)]
@@ -86,7 +90,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub trace: Vec<trace::Topic>,
 
-    /// Say at the end how much was carried out and how fast
+    /// Say at the end what the engine did, and where its time went; Ctrl-A t says it while the guest runs
     #[arg(long)]
     pub stats: bool,
 

@@ -42,6 +42,8 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
         .cpus(arguments.cpus)
         .cpu_model(&arguments.cpu)
         .engine(arguments.engine)
+        .code_cache(arguments.code_cache.0)
+        .sampled(arguments.stats)
         .debug_exit(arguments.debug_exit)
         .on_reset(if arguments.no_reboot || !arguments.command.is_empty() {
             OnReset::Exit

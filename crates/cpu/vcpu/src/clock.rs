@@ -1,5 +1,6 @@
 //! The guest's time.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -7,13 +8,22 @@ use std::time::Instant;
 ///
 /// All of a guest's timers and counters come from this one clock, so they never drift against each other. It
 /// follows the host's monotonic clock, and stands still while the guest is paused.
-#[derive(Debug)]
 pub struct Clock {
     started: Instant,
     /// Host nanoseconds since `started` that the guest has not lived through.
     skipped: AtomicU64,
     paused: AtomicBool,
     paused_at: AtomicU64,
+    /// Who is asked instead.
+    source: Option<Source>,
+}
+
+type Source = Box<dyn Fn() -> u64 + Send + Sync>;
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("now", &self.now()).finish_non_exhaustive()
+    }
 }
 
 impl Clock {
@@ -33,7 +43,14 @@ impl Clock {
             skipped: AtomicU64::new(0u64.wrapping_sub(nanoseconds)),
             paused: AtomicBool::new(false),
             paused_at: AtomicU64::new(0),
+            source: None,
         }
+    }
+
+    /// A clock that asks `source` each time it is read: one that notes what another says, or repeats it. It is not for
+    /// pausing.
+    pub fn asking(source: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { source: Some(Box::new(source)), ..Self::new() }
     }
 
     fn host(&self) -> u64 {
@@ -43,6 +60,9 @@ impl Clock {
     /// Nanoseconds that the guest has run for.
     #[inline]
     pub fn now(&self) -> u64 {
+        if let Some(source) = &self.source {
+            return source();
+        }
         if self.paused.load(Ordering::Acquire) {
             return self.paused_at.load(Ordering::Acquire);
         }

@@ -30,6 +30,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod activity;
 mod attention;
 mod bus;
 mod clock;
@@ -38,6 +39,7 @@ pub mod conformance;
 mod vcpu;
 pub mod x86;
 
+pub use activity::Activity;
 pub use attention::Attention;
 pub use bus::{Bus, Event, Interrupts, MsrError, NoInterrupts};
 pub use clock::Clock;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use posada_memory::GuestRam;
 
-use crate::{Attention, Bus, Clock, Interrupts, x86};
+use crate::{Activity, Attention, Bus, Clock, Interrupts, x86};
 
 /// Why a virtual CPU has stopped running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,11 @@ pub trait Vcpu: Send {
 
     /// What the engine has to tell of its work, as lines of text for people; none, if it keeps no account.
     fn report(&self) -> Option<String> {
+        None
+    }
+
+    /// What it is at, for a thread that looks now and then; `None`, if it does not say.
+    fn activity(&self) -> Option<Arc<Activity>> {
         None
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct CodeCache {
     /// Single instructions that lie in two pages, with where in RAM the second begins.
     crossings: Map<(usize, Code)>,
     pages: Map<Page>,
+    /// Where [`way_out`](CodeCache::way_out) leads, by place in the page and mode.
+    ways_out: Map<usize>,
     stubs: Vec<Stub>,
     /// Where the calls of stubs lead, for each of the context's routines: to the monitor, and for each view to the code
     /// that looks for the stack's page.
@@ -60,6 +62,9 @@ pub(crate) struct Code {
     pub(crate) body: usize,
     /// See [`crate::block::Written`].
     pub(crate) wants_vectors: bool,
+    /// Guest instructions, and bytes of code.
+    pub(crate) instructions: u8,
+    pub(crate) len: u32,
 }
 
 /// What [`CodeCache::find`] had to do.
@@ -81,6 +86,7 @@ impl CodeCache {
             blocks: Map::default(),
             crossings: Map::default(),
             pages: Map::default(),
+            ways_out: Map::default(),
             stubs: Vec::new(),
             monitors: [0; 3],
             stacks: [[[0; 2]; 3]; 3],
@@ -166,7 +172,7 @@ impl CodeCache {
         let bytes = load_block(ram, at, &mut bytes);
         let writer = self.writer(mode, at, decoding);
         let written = writer.write(bytes, decoding.options);
-        let code = self.keep(mode, written, stats);
+        let code = self.keep(key, mode, written, stats);
         self.blocks.insert(key, code);
         (code, found)
     }
@@ -192,7 +198,7 @@ impl CodeCache {
         self.prepare(&[at], key, ram, stats);
         let bytes = load_block(ram, at, &mut bytes);
         let written = self.writer(mode, at, decoding).write_rest(bytes, decoding.options, stub.flags);
-        let code = self.keep(mode, written, stats);
+        let code = self.keep(key, mode, written, stats);
         let code = Code { saved: code.saved - SAVED_ENTRY, ..code };
         self.blocks.insert(key, code);
         code.saved
@@ -233,7 +239,7 @@ impl CodeCache {
         load(ram, second, &mut bytes[len..]);
         let writer = self.writer(mode, at, decoding);
         let written = writer.write_one(&bytes, decoding.options);
-        let code = self.keep(mode, written, stats);
+        let code = self.keep(key, mode, written, stats);
         self.crossings.insert(key, (second, code));
         (code, found)
     }
@@ -262,8 +268,14 @@ impl CodeCache {
         found
     }
 
-    /// Keeps what has been written.
-    fn keep(&mut self, mode: Mode, written: Written, stats: &mut Stats) -> Code {
+    /// Keeps what has been written for the block of this key.
+    fn keep(&mut self, key: u64, mode: Mode, written: Written, stats: &mut Stats) -> Code {
+        stats.translated(key, written.instructions, [written.guest_bytes, written.code.len()]);
+        self.put(mode, written)
+    }
+
+    /// Puts what has been written where it was written for.
+    fn put(&mut self, mode: Mode, written: Written) -> Code {
         let (place, cold_place) = (self.memory.next(Warmth::Hot), self.memory.next(Warmth::Cold));
         let routine = mode.routine() as usize;
         let mut cold = Vec::new();
@@ -278,9 +290,27 @@ impl CodeCache {
         assert!(fits, "a block is larger than any can be");
         self.stubs.extend(written.stubs);
         self.recoveries.extend(written.recoveries);
-        stats.blocks += 1;
-        stats.instructions += written.instructions as u64;
-        Code { saved: place + SAVED_ENTRY, body: place + written.body, wants_vectors: written.wants_vectors }
+        Code {
+            saved: place + SAVED_ENTRY,
+            body: place + written.body,
+            wants_vectors: written.wants_vectors,
+            instructions: written.instructions as u8,
+            len: written.code.len() as u32,
+        }
+    }
+
+    /// Code that leaves as soon as a jump has led to it, for `linear`: its entry for saved flags.
+    pub(crate) fn way_out(&mut self, linear: u64, mode: Mode) -> usize {
+        let start = linear as u32 % PAGE_SIZE as u32;
+        let key = Self::key(start as usize, mode);
+        if let Some(place) = self.ways_out.get(&key) {
+            return *place;
+        }
+        let decoding = Decoding { options: 0, features: &|_| false };
+        let written = self.writer(mode, start as usize, &decoding).write_way_out();
+        let place = self.put(mode, written).saved;
+        self.ways_out.insert(key, place);
+        place
     }
 
     /// Whether no page has been written since [`look_at_writes`](Self::look_at_writes) last looked.
@@ -313,6 +343,7 @@ impl CodeCache {
         self.blocks.clear();
         self.crossings.clear();
         self.pages.clear();
+        self.ways_out.clear();
         self.stubs.clear();
         self.recoveries.clear();
         self.write_monitors();
@@ -321,6 +352,12 @@ impl CodeCache {
     /// Where code goes on after an exception at `at`.
     pub(crate) fn recover(&self, at: usize) -> Option<usize> {
         self.recoveries.find(at)
+    }
+
+    /// A block's place and bytes.
+    pub(crate) fn bytes(&self, code: Code) -> (usize, Vec<u8>) {
+        let place = code.saved - SAVED_ENTRY;
+        (place, self.memory.copy(place, code.len as usize))
     }
 
     /// Where code may be: its address and length.

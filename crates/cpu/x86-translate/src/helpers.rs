@@ -4,6 +4,7 @@ use posada_memory::PAGE_SIZE;
 use posada_x86::Assist;
 
 use crate::context::Context;
+use crate::stats::work;
 use crate::translator::Machine;
 
 /// What a helper is to do, in bits 2:0 of its last argument.
@@ -39,7 +40,12 @@ pub(crate) unsafe extern "C" fn helper(context: *mut Context, what: u32) -> u64 
             }
             None => 0,
         },
-        _ => u64::from(string(machine, context, what)),
+        _ => {
+            machine.activity.set(work::HELPING);
+            let done = string(machine, context, what);
+            machine.activity.set(work::TRANSLATED);
+            u64::from(done)
+        }
     }
 }
 

@@ -65,6 +65,7 @@ mod flags;
 mod groups;
 mod helpers;
 mod jumps;
+mod lockstep;
 mod memory;
 mod native;
 mod registers;
@@ -75,5 +76,6 @@ mod tlb;
 mod translator;
 mod x87;
 
+pub use lockstep::Lockstep;
 pub use stats::Stats;
 pub use translator::{DEFAULT_CODE_CACHE, Translator};

@@ -141,6 +141,19 @@ impl CodeMemory {
         unsafe { self.writable.start().as_ptr().add(offset).cast::<i32>().write_unaligned(value) };
     }
 
+    /// A copy of code.
+    pub(crate) fn copy(&self, at: usize, len: usize) -> Vec<u8> {
+        let offset = at - self.start();
+        assert!(offset <= self.writable.len && len <= self.writable.len - offset, "outside the code cache");
+        let mut code = vec![0; len];
+        // SAFETY: the bytes were just seen to lie inside the mapping, whose memory no Rust reference covers.
+        unsafe {
+            let from = self.writable.start().as_ptr().add(offset);
+            ptr::copy_nonoverlapping(from, code.as_mut_ptr(), len);
+        }
+        code
+    }
+
     /// Forgets all code.
     pub(crate) fn clear(&mut self) {
         for part in &mut self.parts {

@@ -63,6 +63,8 @@ fn index(linear: u64) -> usize {
 /// The tables' account.
 pub(crate) struct Tlb {
     filled: [Filled; 3],
+    /// Entries that may be for writes.
+    written: [Vec<u16>; 3],
 }
 
 impl Tlb {
@@ -72,7 +74,7 @@ impl Tlb {
             tables.forget(0);
         }
         context.forget_stacks();
-        Self { filled: std::array::from_fn(|_| Filled::new(ENTRIES)) }
+        Self { filled: std::array::from_fn(|_| Filled::new(ENTRIES)), written: Default::default() }
     }
 
     /// Remembers that `linear`'s page is at `host`.
@@ -91,12 +93,15 @@ impl Tlb {
             tables.write[n] = never(n);
         }
         tables.read[n] = page;
-        if write {
+        let written = &mut self.written[usize::from(view)];
+        if write && tables.write[n] != page {
             tables.write[n] = page;
+            written.push(n as u16);
         }
+        let too_much = written.len() > 2 * ENTRIES;
         tables.delta[n] = host.wrapping_sub(page);
         tables.host[n] = host;
-        if !self.filled[usize::from(view)].note(n, before, global) {
+        if !self.filled[usize::from(view)].note(n, before, global) || too_much {
             self.clear(context, true);
         }
     }
@@ -118,13 +123,18 @@ impl Tlb {
         for (filled, tables) in self.filled.iter_mut().zip(&mut context.tlb) {
             filled.forget(all, |n| tables.forget(n));
         }
+        if all {
+            self.written.iter_mut().for_each(Vec::clear);
+        }
     }
 
     /// Forgets where writes go.
     pub(crate) fn clear_writes(&mut self, context: &mut Context) {
         context.forget_stacks();
-        for (filled, tables) in self.filled.iter().zip(&mut context.tlb) {
-            filled.each(|n| tables.write[n] = never(n));
+        for (written, tables) in self.written.iter_mut().zip(&mut context.tlb) {
+            for n in written.drain(..).map(usize::from) {
+                tables.write[n] = never(n);
+            }
         }
     }
 
@@ -142,11 +152,13 @@ impl Tlb {
     /// Forgets where writes to pages go that `watched` says of, by their address in the host's memory.
     pub(crate) fn protect(&mut self, context: &mut Context, watched: impl Fn(u64) -> bool) {
         context.forget_stacks();
-        for (filled, tables) in self.filled.iter().zip(&mut context.tlb) {
-            filled.each(|n| {
+        for (written, tables) in self.written.iter_mut().zip(&mut context.tlb) {
+            written.retain(|n| {
+                let n = usize::from(*n);
                 if tables.write[n] != never(n) && watched(tables.host[n]) {
                     tables.write[n] = never(n);
                 }
+                tables.write[n] != never(n)
             });
         }
     }

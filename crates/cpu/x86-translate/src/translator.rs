@@ -2,11 +2,13 @@
 
 use std::arch::asm;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use posada_memory::PAGE_SIZE;
 use posada_vcpu::x86::State;
-use posada_vcpu::{Connections, Error, Exit, Vcpu};
-use posada_x86::{Assist, Between, Interpreter, Model, View};
+use posada_vcpu::{Activity, Connections, Error, Exit, Vcpu};
+use posada_x86::{Assist, Between, Interpreter, Model, Random, View};
 
 use crate::block::{Access, Mode};
 use crate::cache::{self, Code, CodeCache, Decoding, Found};
@@ -17,7 +19,7 @@ use crate::helpers::helper;
 use crate::jumps::{self, Jumps};
 use crate::memory::Mapping;
 use crate::native::Unit;
-use crate::stats::Stats;
+use crate::stats::{Left, Stats, work};
 use crate::stub::{Kind, Stub};
 use crate::tlb::Tlb;
 
@@ -38,7 +40,27 @@ pub(crate) struct Machine {
     modes: [Option<Mode>; jumps::TABLES],
     /// What the code is made for that runs, or ran last.
     mode: Mode,
+    /// Blocks lead to one another; if not, each is left at its end.
+    linked: bool,
+    /// The block that ran last, and its linear address; only kept if not linked.
+    last: Option<(u64, Code)>,
+    /// The next instruction is for the interpreter, before anything else; only if not linked.
+    interrupted: bool,
     stats: Stats,
+    pub(crate) activity: Arc<Activity>,
+    /// Exceptions that the host's processor raised.
+    signals: AtomicU64,
+}
+
+/// A block, for those who want to see it.
+pub(crate) struct LastBlock {
+    /// The linear address of its guest code.
+    pub(crate) rip: u64,
+    /// Guest instructions.
+    pub(crate) instructions: u8,
+    /// Where its code is, and its bytes.
+    pub(crate) place: usize,
+    pub(crate) code: Vec<u8>,
 }
 
 /// The binary translator: one virtual CPU, whose instructions run on the host's processor.
@@ -89,7 +111,12 @@ impl Translator {
             unseen: false,
             modes: [None; jumps::TABLES],
             mode: Mode::ALL,
+            linked: true,
+            last: None,
+            interrupted: false,
             stats: Stats::default(),
+            activity: Arc::new(Activity::new(&work::WORK)),
+            signals: AtomicU64::new(0),
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
         c.myself = context.as_ptr();
@@ -117,38 +144,112 @@ impl Translator {
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
         let machine = self.machine();
-        Stats { code_bytes: machine.cache.used() as u64, ..machine.stats.clone() }
+        let mut stats = machine.stats.clone();
+        stats.code_bytes = machine.cache.used() as u64;
+        stats.counts = machine.interpreter.counts();
+        stats.signals = machine.signals.load(Ordering::Relaxed);
+        stats.with_samples(&machine.activity)
     }
 
-    fn run_here(&mut self) -> Result<Exit, Error> {
+    /// The interpreter that takes what is not translated.
+    #[cfg(test)]
+    pub(crate) fn assistant(&mut self) -> &mut Interpreter {
+        &mut self.parts().0.interpreter
+    }
+
+    /// From now on leaves each block at its end, and takes random numbers from here.
+    pub(crate) fn unlink(&mut self, random: Random) {
+        let (machine, _) = self.parts();
+        machine.interpreter.set_random(random);
+        machine.linked = false;
+    }
+
+    /// Sees to what waits and runs one block, or has one instruction interpreted, [on guard](Self::on_guard). Then no
+    /// page is lent.
+    pub(crate) fn one_block(&mut self) -> Option<Exit> {
+        let (machine, context) = self.parts();
+        machine.unseen = true;
+        machine.jumps.clear(&mut context.jumps, true);
+        machine.last = None;
+        if std::mem::take(&mut machine.interrupted) {
+            machine.interpret();
+            return None;
+        }
+        self.once(&mut None)
+    }
+
+    /// Whether an instruction is to be interpreted before anything else is looked at.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.machine().interrupted
+    }
+
+    /// The block that [`one_block`](Self::one_block) has run.
+    pub(crate) fn last_block(&self) -> Option<LastBlock> {
+        let machine = self.machine();
+        let (rip, code) = machine.last?;
+        let (place, bytes) = machine.cache.bytes(code);
+        Some(LastBlock { rip, instructions: code.instructions, place, code: bytes })
+    }
+
+    fn run_here(&mut self) -> Exit {
         // The jump that was left unfinished, and where it leads.
         let mut tie = None;
         loop {
-            let (machine, context) = self.parts();
-            let (code, mode) = match machine.next(context, tie.take()) {
-                Next::Exit(exit) => return Ok(exit),
-                Next::Again => continue,
-                Next::Code(code, mode) => (code, mode),
-            };
-            machine.go_inside(context);
-            // SAFETY: `gs` is based at this context (`run`); `code` was found for the view in force; no reference
-            // to machine or context is used while it runs.
-            let why = unsafe {
-                match mode.routine() {
-                    0 => entry::enter(code),
-                    1 => entry::enter_with_vectors(code),
-                    _ => entry::enter_with_wide_vectors(code),
-                }
-            };
-            let (machine, context) = self.parts();
-            machine.interpreter.membership().leave();
-            machine.take_back(context);
-            match why {
-                reason::TIE => tie = Some((context.stub, context.rip)),
-                reason::ATTENTION => machine.stats.attention += 1,
-                _ => machine.interpret(),
+            if let Some(exit) = self.once(&mut tie) {
+                return exit;
             }
         }
+    }
+
+    /// Sees to what waits, then runs translated code once, until it leaves, or has an instruction interpreted.
+    fn once(&mut self, tie: &mut Option<(u32, u64)>) -> Option<Exit> {
+        let (machine, context) = self.parts();
+        let (code, mode) = match machine.next(context, tie.take()) {
+            Next::Exit(exit) => return Some(exit),
+            Next::Again => return None,
+            Next::Code(code, mode) => (code, mode),
+        };
+        machine.go_inside(context);
+        machine.activity.set(work::TRANSLATED);
+        // SAFETY: `gs` is based at this context (`on_guard`); `code` was found for the view in force; no reference
+        // to machine or context is used while it runs.
+        let why = unsafe {
+            match mode.routine() {
+                0 => entry::enter(code),
+                1 => entry::enter_with_vectors(code),
+                _ => entry::enter_with_wide_vectors(code),
+            }
+        };
+        let (machine, context) = self.parts();
+        machine.activity.set(work::DISPATCHING);
+        machine.interpreter.membership().leave();
+        machine.take_back(context);
+        match why {
+            reason::TIE if machine.linked => *tie = Some((context.stub, context.rip)),
+            reason::TIE => {}
+            reason::ATTENTION => machine.stats.attention += 1,
+            _ if machine.linked => machine.interpret(),
+            _ => machine.interrupted = true,
+        }
+        None
+    }
+
+    /// Does something during which translated code may run.
+    pub(crate) fn on_guard<T>(&mut self, task: impl FnOnce(&mut Self) -> T) -> T {
+        let before = gs_base();
+        // SAFETY: nothing of the host's uses `gs` in 64-bit programs; it is put back below.
+        unsafe { set_gs_base(self.context.as_ptr() as u64) };
+        let (start, len) = self.machine().cache.range();
+        let whose = self.machine.as_ptr().cast_const().cast();
+        // SAFETY: `recover` is given the machine, which lives longer than the guard.
+        let guard = unsafe { Guard::new(Guarded { start, len, recover, whose }) };
+        self.machine().activity.set(work::DISPATCHING);
+        let result = task(self);
+        self.machine().activity.set(work::OUTSIDE);
+        drop(guard);
+        // SAFETY: it is what was there before.
+        unsafe { set_gs_base(before) };
+        result
     }
 }
 
@@ -245,6 +346,9 @@ impl Machine {
             found = FoundAs { alone: found.alone | how.alone, ..how };
             self.prepare_jumps(context, mode);
         }
+        if !self.linked {
+            self.last = Some((rip, code));
+        }
         let before = std::mem::replace(&mut self.mode, mode);
         let alike = mode == Mode { view: mode.view, ..before };
         match tie {
@@ -303,10 +407,12 @@ impl Machine {
                 None
             };
             let (cache, ram) = (&mut self.cache, &self.interpreter.connections().ram);
+            let before = self.activity.set(work::TRANSLATING);
             let (code, found) = match second {
                 Some(second) => cache.find_crossing((at, second), mode, ram, &decoding, &mut self.stats),
                 None => cache.find(at, mode, ram, &decoding, &mut self.stats),
             };
+            self.activity.set(before);
             (code, found, second)
         };
         if found == Found::NewAlone {
@@ -317,18 +423,31 @@ impl Machine {
 
     /// Remembers where the code for `linear` is, which may be one instruction in two pages.
     fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code, crossing: bool) {
+        let target = self.target(linear, code, mode);
         let mut global = self.interpreter.is_global(linear);
         if crossing {
             let next = next_page(linear);
             global &= self.interpreter.is_global(next);
             self.jumps.add_page(next);
         }
-        self.jumps.insert(&mut context.jumps, mode.jumps(), linear, code.saved as u64, global);
+        self.jumps.insert(&mut context.jumps, mode.jumps(), linear, target as u64, global);
+    }
+
+    /// Where jumps to `linear`, whose code is known, are to lead.
+    fn target(&mut self, linear: u64, code: Code, mode: Mode) -> usize {
+        if self.linked { code.saved } else { self.cache.way_out(linear, mode) }
     }
 
     /// Lets the table of jumps know the code for a linear address; false if the dispatcher has to see to it.
     fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> bool {
         self.stats.jump_misses += 1;
+        let before = self.activity.set(work::JUMPS);
+        let known = self.find_jump_now(context, linear, mode);
+        self.activity.set(before);
+        known
+    }
+
+    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> bool {
         let Some(at) = self.interpreter.place_code(linear) else { return false };
         // What is running must not be forgotten now.
         let ram = &self.interpreter.connections().ram;
@@ -416,41 +535,53 @@ impl Machine {
         }
     }
 
-    /// Lets the TLB know the page of an access; false if that is not to be, or the access is no matter of one page.
-    fn know_page(&mut self, context: &mut Context, access: &Access, view: u8) -> bool {
+    /// Lets the TLB know the page of an access; or says why that is not to be.
+    fn know_page(&mut self, context: &mut Context, access: &Access, view: u8) -> Result<(), Left> {
         const IN_PAGE: u64 = PAGE_SIZE as u64 - 1;
         self.stats.tlb_misses += 1;
         let linear = access.address.linear(context);
         if !access.fits_at(linear) {
-            return false;
+            return Err(Left::Crossing);
         }
-        let Some(at) = self.interpreter.place(linear, access.write) else { return false };
+        let at = self.interpreter.place(linear, access.write).ok_or(Left::Device)?;
         // Others may have written code, and so may have the marks that the walk sets in page tables.
         let ram = &self.interpreter.connections().ram;
         if !self.cache.is_up_to_date(ram) {
-            return false;
+            return Err(Left::Code);
         }
         let host = if access.write { ram.lend(at) } else { ram.host_address(at) };
-        let Some(host) = host else { return false };
+        let host = host.ok_or(Left::Code)?;
         let (page, global) = (host as u64 - (linear & IN_PAGE), self.interpreter.is_global(linear));
         self.tlb.insert(context, (view, access.write), linear, page, global);
-        true
+        Ok(())
     }
 
     /// The same for a group of accesses, the first of which is a store or not. A page is not made dirty before it is
     /// stored to.
-    fn know_group(&mut self, context: &mut Context, group: &Access, stores: bool, view: u8) -> bool {
+    fn know_group(
+        &mut self,
+        context: &mut Context,
+        group: &Access,
+        stores: bool,
+        view: u8,
+    ) -> Result<(), Left> {
         let (linear, kind) = (group.address.linear(context), (view, group.write));
         if !group.fits_at(linear) {
-            return false;
+            return Err(Left::Crossing);
         }
-        let may_ask = stores || !group.write;
-        if group.address.is_on_stack() {
-            self.stats.stack_misses += 1;
-            return Tlb::set_stack(context, kind, linear)
-                || may_ask && self.know_page(context, group, view) && Tlb::set_stack(context, kind, linear);
+        let on_stack = group.address.is_on_stack();
+        self.stats.stack_misses += u64::from(on_stack);
+        if on_stack && Tlb::set_stack(context, kind, linear) {
+            return Ok(());
         }
-        may_ask && self.know_page(context, group, view)
+        if group.write && !stores {
+            return Err(Left::Code);
+        }
+        self.know_page(context, group, view)?;
+        if on_stack && !Tlb::set_stack(context, kind, linear) {
+            return Err(Left::Code);
+        }
+        Ok(())
     }
 
     fn interpret(&mut self) {
@@ -458,7 +589,9 @@ impl Machine {
         if self.stats.interpreted.is_multiple_of(Stats::SAMPLE) {
             self.sample();
         }
+        let before = self.activity.set(work::INTERPRETING);
         self.interpreter.interpret();
+        self.activity.set(before);
     }
 
     /// Counts what is about to be interpreted.
@@ -540,37 +673,53 @@ unsafe extern "C" fn monitor(context: *mut Context, number: u32) -> u64 {
     let machine = unsafe { &mut *context.machine.cast::<Machine>() };
     machine.agree_on_rights(context);
     let Some(stub) = machine.cache.stub(number) else { unreachable!("a stub has the number of one") };
-    let again = |machine: &Machine, place| machine.cache.address(place) as u64;
-    context.why = match stub.kind {
-        Kind::Access { access, view, retry } => {
-            if machine.know_page(context, &access, view) {
-                return again(machine, retry);
-            }
-            reason::INTERPRET
-        }
-        Kind::Group { access, stores, mode, retry, .. } => {
-            if machine.know_group(context, &access, stores, mode.view) {
-                return again(machine, retry);
-            }
-            if let Some(rest) = machine.find_rest(context, number, &stub, mode) {
-                return rest as u64;
-            }
-            reason::INTERPRET
-        }
-        Kind::Find { mode, retry } => {
-            if machine.find_jump(context, context.r10, mode) {
-                return again(machine, retry);
-            }
-            reason::INTERPRET
-        }
-        Kind::Interpret => reason::INTERPRET,
-        Kind::Attention => reason::ATTENTION,
-        Kind::Tie { .. } => reason::TIE,
-    };
+    let (place, why) = machine.at_stub(context, number, &stub);
+    if place != 0 {
+        machine.activity.set(work::TRANSLATED);
+        return place;
+    }
+    context.why = why;
     context.stub = number;
     context.flags = stub.flags.value(&context.gpr, context.flags, context.host_flags);
     context.rip = context.code_base.wrapping_add(i64::from(stub.next) as u64);
     0
+}
+
+impl Machine {
+    /// Does what a stub wants: where in the code it goes on then, or 0, and why code is to be left.
+    fn at_stub(&mut self, context: &mut Context, number: u32, stub: &Stub) -> (u64, u32) {
+        let again = |machine: &Self, place| (machine.cache.address(place) as u64, 0);
+        let left = match stub.kind {
+            Kind::Access { access, view, retry } => {
+                self.activity.set(work::ACCESSES);
+                match self.know_page(context, &access, view) {
+                    Ok(()) => return again(self, retry),
+                    Err(left) => left,
+                }
+            }
+            Kind::Group { access, stores, mode, retry, .. } => {
+                self.activity.set(work::ACCESSES);
+                let Err(left) = self.know_group(context, &access, stores, mode.view) else {
+                    return again(self, retry);
+                };
+                if let Some(rest) = self.find_rest(context, number, stub, mode) {
+                    return (rest as u64, 0);
+                }
+                left
+            }
+            Kind::Find { mode, retry } => {
+                if self.find_jump(context, context.r10, mode) {
+                    return again(self, retry);
+                }
+                Left::Jump
+            }
+            Kind::Interpret => return (0, reason::INTERPRET),
+            Kind::Attention => return (0, reason::ATTENTION),
+            Kind::Tie { .. } => return (0, reason::TIE),
+        };
+        self.stats.left(left);
+        (0, reason::INTERPRET)
+    }
 }
 
 /// Where translated code goes on after an exception of the host's at `at`.
@@ -580,23 +729,13 @@ unsafe extern "C" fn monitor(context: *mut Context, number: u32) -> u64 {
 unsafe fn recover(machine: *const (), at: usize) -> Option<usize> {
     // SAFETY: while its code runs no Rust code uses the machine.
     let machine = unsafe { &*machine.cast::<Machine>() };
+    machine.signals.fetch_add(1, Ordering::Relaxed);
     machine.cache.recover(at)
 }
 
 impl Vcpu for Translator {
     fn run(&mut self) -> Result<Exit, Error> {
-        let before = gs_base();
-        // SAFETY: nothing of the host's uses `gs` in 64-bit programs; it is put back below.
-        unsafe { set_gs_base(self.context.as_ptr() as u64) };
-        let (start, len) = self.machine().cache.range();
-        let whose = self.machine.as_ptr().cast_const().cast();
-        // SAFETY: `recover` is given the machine, which lives longer than the guard.
-        let guard = unsafe { Guard::new(Guarded { start, len, recover, whose }) };
-        let exit = self.run_here();
-        drop(guard);
-        // SAFETY: it is what was there before.
-        unsafe { set_gs_base(before) };
-        exit
+        Ok(self.on_guard(Self::run_here))
     }
 
     fn state(&self) -> State {
@@ -609,6 +748,10 @@ impl Vcpu for Translator {
 
     fn report(&self) -> Option<String> {
         Some(self.stats().to_string())
+    }
+
+    fn activity(&self) -> Option<Arc<Activity>> {
+        Some(Arc::clone(&self.machine().activity))
     }
 }
 

@@ -8,7 +8,8 @@ use posada_memory::Membership;
 use posada_vcpu::x86::{X87, cr0, cr4, rflags};
 use posada_vcpu::{Connections, Exit};
 
-use crate::core::segment;
+use crate::core::{Counts, segment};
+use crate::integer::PIECE;
 use crate::mmu::{self, Access, Place, Stale};
 use crate::op::Stop;
 use crate::{Interpreter, Model};
@@ -71,6 +72,8 @@ pub trait Assist {
     fn membership(&self) -> &Membership;
     /// What the board gave.
     fn connections(&self) -> &Connections;
+    /// What has happened.
+    fn counts(&self) -> Counts;
     /// What the processor announces.
     fn model(&self) -> &Model;
 
@@ -106,6 +109,11 @@ pub trait Assist {
     fn between_instructions(&mut self) -> Between;
     /// Carries out one instruction in 64-bit mode, or a few elsewhere, or delivers a fault.
     fn interpret(&mut self);
+    /// After how many elements a repeated string instruction is left, at the latest, with the instruction pointer still
+    /// at it; `None`: where interrupts are to be looked at.
+    fn set_piece(&mut self, elements: Option<u64>);
+    /// Carries out one instruction in any mode, or delivers its fault.
+    fn interpret_one(&mut self);
 }
 
 impl Assist for Interpreter {
@@ -172,6 +180,10 @@ impl Assist for Interpreter {
 
     fn connections(&self) -> &Connections {
         &self.core.connections
+    }
+
+    fn counts(&self) -> Counts {
+        self.core.counts
     }
 
     fn model(&self) -> &Model {
@@ -262,6 +274,16 @@ impl Assist for Interpreter {
 
     fn interpret(&mut self) {
         if self.block(self.core.long64) == Err(Stop::Fault) {
+            self.core.deliver_fault();
+        }
+    }
+
+    fn set_piece(&mut self, elements: Option<u64>) {
+        self.core.piece = elements.map_or(PIECE, |elements| elements.clamp(1, PIECE));
+    }
+
+    fn interpret_one(&mut self) {
+        if self.block(true) == Err(Stop::Fault) {
             self.core.deliver_fault();
         }
     }

@@ -10,10 +10,12 @@ use posada_vcpu::{Connections, Exit};
 use crate::exception::Exception;
 use crate::flags::Flags;
 use crate::int::{Int, REGISTERS, RIP};
+use crate::integer::PIECE;
 use crate::mmu::Mmu;
 use crate::model::Model;
 use crate::op::Mode;
 use crate::simd::Native;
+use crate::system::random::{self, Random};
 
 /// Numbers of the segment registers, as instructions encode them; `ldtr` and `tr` are kept apart.
 pub(crate) mod segment {
@@ -32,6 +34,17 @@ pub(crate) struct SegmentView {
     pub base: u64,
     /// Reads (bit 0) or writes (bit 1) must first be checked against limit and rights.
     pub check: u8,
+}
+
+/// What has happened on a virtual CPU, besides instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Maskable interrupts taken.
+    pub interrupts: u64,
+    /// Faults delivered.
+    pub faults: u64,
+    /// Page tables looked into for the translation of an address.
+    pub walks: u64,
 }
 
 pub(crate) struct Core {
@@ -60,6 +73,7 @@ pub(crate) struct Core {
     pub exit: Option<Exit>,
     /// Instructions carried out.
     pub instructions: u64,
+    pub counts: Counts,
     /// Debug conditions met by the current instruction, as bits of `dr6`, for the trap after it.
     pub debug_hits: u64,
     /// Debug conditions that wait for the instruction after a load of `ss`.
@@ -68,6 +82,8 @@ pub(crate) struct Core {
     pub entered: bool,
     /// A store has hit code that is decoded somewhere: the current block may be stale.
     pub code_changed: bool,
+    /// Elements of a repeated string instruction that are worked off before interrupts are looked at.
+    pub piece: u64,
     /// A breakpoint is armed: instructions are carried out one at a time.
     pub debugging: bool,
 
@@ -94,6 +110,7 @@ pub(crate) struct Core {
 
     /// What carries out the instructions that this interpreter has no way of its own for.
     pub native: Option<Box<dyn Native>>,
+    pub random: Random,
     pub model: Model,
     pub connections: Connections,
     /// Who learns of writes to code.
@@ -120,10 +137,12 @@ impl Core {
             interrupts_wait: true,
             exit: None,
             instructions: 0,
+            counts: Counts::default(),
             debug_hits: 0,
             debug_pending: 0,
             entered: false,
             code_changed: false,
+            piece: PIECE,
             debugging: false,
             segments: [Segment::default(); 6],
             ldtr: state.segments.ldtr,
@@ -145,6 +164,7 @@ impl Core {
             sse_off: true,
             activity: Activity::default(),
             native: None,
+            random: random::of_host(),
             model,
             connections,
             membership,

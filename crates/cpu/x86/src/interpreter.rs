@@ -10,6 +10,7 @@ use crate::mmu::{Access, PAGE_MASK, Place};
 use crate::model::Model;
 use crate::op::{Op, Step, Stop};
 use crate::simd::Native;
+use crate::system::random::Random;
 
 /// The reference interpreter: one virtual CPU, carried out instruction by instruction.
 pub struct Interpreter {
@@ -35,6 +36,11 @@ impl Interpreter {
         let mut core = Core::new(connections, model);
         core.native = Some(native);
         Self { core, cache: CodeCache::new() }
+    }
+
+    /// Takes random numbers (`rdrand`, `rdseed`) from here, instead of the host's own generator.
+    pub fn set_random(&mut self, random: Random) {
+        self.core.random = random;
     }
 
     #[cfg(test)]

@@ -33,8 +33,10 @@ mod testing;
 mod x87;
 
 pub use assist::{Assist, Between, View};
+pub use core::Counts;
 pub use interpreter::Interpreter;
 pub use mmu::Stale;
 pub use model::{Model, ModelError};
 pub use simd::{Code as NativeCode, Memory as NativeMemory, Native, Operands as NativeOperands};
 pub use spread::Spread;
+pub use system::random::Random;

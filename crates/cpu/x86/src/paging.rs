@@ -174,6 +174,7 @@ impl Core {
             return Ok(place);
         }
         let smap = self.mmu.smap && !user;
+        self.counts.walks += 1;
         loop {
             let mut levels = Vec4::default();
             let no_execute = self.msrs.efer & efer::NXE != 0 && self.cr4 & cr4::PAE != 0;

@@ -5,9 +5,16 @@ use std::str::FromStr;
 
 use posada_vcpu::{Connections, Vcpu};
 use posada_x86::{Interpreter, Model};
-use posada_x86_translate::{DEFAULT_CODE_CACHE, Translator};
+use posada_x86_translate::{Lockstep, Translator};
 
 use crate::Error;
+
+/// The least code that a translating processor can keep, in bytes.
+pub const MIN_CODE_CACHE: u64 = 2 << 20;
+/// The most: jumps in it reach 2 GiB.
+pub const MAX_CODE_CACHE: u64 = 1 << 30;
+/// What it keeps unless told otherwise.
+pub const DEFAULT_CODE_CACHE: u64 = posada_x86_translate::DEFAULT_CODE_CACHE as u64;
 
 /// Who carries out the guest's instructions.
 ///
@@ -24,19 +31,27 @@ pub enum Engine {
     Interpret,
     /// The translator: instructions run on the host's processor, rewritten.
     Translate,
+    /// Both, each block on the one and then on the other, until they differ.
+    Lockstep,
 }
 
 impl Engine {
     /// The names by which engines are chosen.
-    pub const NAMES: [&'static str; 2] = ["interpret", "translate"];
+    pub const NAMES: [&'static str; 3] = ["interpret", "translate", "lockstep"];
 
-    pub(crate) fn make(self, connections: Connections, model: Model) -> Result<Box<dyn Vcpu>, Error> {
+    pub(crate) fn make(
+        self,
+        connections: Connections,
+        model: Model,
+        code_cache: usize,
+    ) -> Result<Box<dyn Vcpu>, Error> {
         let cpu = connections.index;
         let made: Result<Box<dyn Vcpu>, _> = match self {
             Self::Interpret => Interpreter::new(connections, model).map(|vcpu| Box::new(vcpu) as _),
             Self::Translate => {
-                Translator::new(connections, model, DEFAULT_CODE_CACHE).map(|vcpu| Box::new(vcpu) as _)
+                Translator::new(connections, model, code_cache).map(|vcpu| Box::new(vcpu) as _)
             }
+            Self::Lockstep => Lockstep::new(connections, model, code_cache).map(|vcpu| Box::new(vcpu) as _),
         };
         made.map_err(|cause| Error::Engine { cpu, cause })
     }
@@ -54,6 +69,7 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::Interpret => Self::NAMES[0],
             Self::Translate => Self::NAMES[1],
+            Self::Lockstep => Self::NAMES[2],
         })
     }
 }
@@ -65,6 +81,7 @@ impl FromStr for Engine {
         match name {
             "interpret" => Ok(Self::Interpret),
             "translate" => Ok(Self::Translate),
+            "lockstep" => Ok(Self::Lockstep),
             _ => Err(Error::UnknownEngine { name: name.into() }),
         }
     }

@@ -1,7 +1,7 @@
 //! Why a machine cannot be built or cannot go on.
 
 use crate::layout::{MAX_MEMORY, MIN_MEMORY};
-use crate::{Engine, Pc};
+use crate::{Engine, MAX_CODE_CACHE, MIN_CODE_CACHE, Pc};
 
 /// Why a machine cannot be built or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,12 @@ pub enum Error {
     Cpus {
         /// What was asked for.
         cpus: u32,
+    },
+    /// The code cache cannot be of this size.
+    #[error("a code cache cannot have {}: give it from {} to {}", size(*bytes), size(MIN_CODE_CACHE), size(MAX_CODE_CACHE))]
+    CodeCache {
+        /// What was asked for.
+        bytes: u64,
     },
     /// The engine has no name like this.
     #[error("unknown engine {name:?}; the engines are {}", Engine::NAMES.join(", "))]

@@ -69,7 +69,7 @@ mod layout;
 mod pc;
 mod wiring;
 
-pub use engine::Engine;
+pub use engine::{DEFAULT_CODE_CACHE, Engine, MAX_CODE_CACHE, MIN_CODE_CACHE};
 pub use error::Error;
 pub use handle::{Ended, Handle, Port};
 pub use layout::{MAX_MEMORY, MIN_MEMORY};

@@ -10,15 +10,19 @@ use std::time::Duration;
 use posada_boot::{Kernel, MemoryMap};
 use posada_memory::GuestRam;
 use posada_vcpu::x86::State;
-use posada_vcpu::{Connections, Exit, Vcpu};
+use posada_vcpu::{Activity, Connections, Exit, Vcpu};
 use posada_x86::Model;
 
 use crate::board::Board;
 use crate::control::Request;
 use crate::cpu::Cpu;
+use crate::engine::{DEFAULT_CODE_CACHE, MAX_CODE_CACHE, MIN_CODE_CACHE};
 use crate::handle::{Handle, Inquiries, Port};
 use crate::layout::Layout;
 use crate::{Engine, Error, firmware};
+
+/// How long the thread sleeps that looks what processors are at.
+const SAMPLES_APART: Duration = Duration::from_millis(1);
 
 /// What a machine does when its guest resets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +96,8 @@ pub struct PcBuilder {
     cpus: u32,
     cpu_model: String,
     engine: Engine,
+    code_cache: u64,
+    sampled: bool,
     debug_exit: bool,
     on_reset: OnReset,
     on_triple_fault: OnTripleFault,
@@ -120,6 +126,8 @@ impl PcBuilder {
             cpus: 1,
             cpu_model: "x86-64-v2".into(),
             engine: Engine::default(),
+            code_cache: DEFAULT_CODE_CACHE,
+            sampled: false,
             debug_exit: false,
             on_reset: OnReset::default(),
             on_triple_fault: OnTripleFault::default(),
@@ -153,6 +161,23 @@ impl PcBuilder {
     #[must_use]
     pub fn engine(mut self, engine: Engine) -> Self {
         self.engine = engine;
+        self
+    }
+
+    /// Sets how many bytes of translated code each processor keeps: [`MIN_CODE_CACHE`](crate::MIN_CODE_CACHE) to
+    /// [`MAX_CODE_CACHE`](crate::MAX_CODE_CACHE). The host lends memory for what is used only. The interpreter keeps
+    /// none.
+    #[must_use]
+    pub fn code_cache(mut self, bytes: u64) -> Self {
+        self.code_cache = bytes;
+        self
+    }
+
+    /// Sets whether a thread looks a thousand times a second what each processor is at, for its
+    /// [report](Pc::reports) to tell where the time went.
+    #[must_use]
+    pub fn sampled(mut self, sampled: bool) -> Self {
+        self.sampled = sampled;
         self
     }
 
@@ -192,6 +217,9 @@ impl PcBuilder {
         if !(1..=Pc::MAX_CPUS).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus });
         }
+        if !(MIN_CODE_CACHE..=MAX_CODE_CACHE).contains(&self.code_cache) {
+            return Err(Error::CodeCache { bytes: self.code_cache });
+        }
         check_host_memory(self.memory, host_memory())?;
         let model = Model::named(&self.cpu_model)?;
         let ram = GuestRam::new(&layout.ram())?;
@@ -207,7 +235,7 @@ impl PcBuilder {
                 attention: Arc::clone(&board.wiring.apics.cpus[index as usize].attention),
                 clock: Arc::clone(&board.clock),
             };
-            self.engine.make(connections, model.clone())
+            self.engine.make(connections, model.clone(), self.code_cache as usize)
         });
         let mut pc = Pc {
             vcpus: vcpus.collect::<Result<_, _>>()?,
@@ -215,6 +243,7 @@ impl PcBuilder {
             inquiries: (0..self.cpus).map(|_| Inquiries::default()).collect(),
             layout,
             kernel: self.kernel,
+            sampled: self.sampled,
             on_reset: self.on_reset,
             on_triple_fault: self.on_triple_fault,
             ram,
@@ -245,6 +274,7 @@ pub struct Pc {
     map: MemoryMap,
     layout: Layout,
     kernel: Kernel,
+    sampled: bool,
     on_reset: OnReset,
     on_triple_fault: OnTripleFault,
     inquiries: Arc<[Inquiries]>,
@@ -350,8 +380,13 @@ impl Pc {
     fn run_once(&mut self) -> Request {
         let board = &*self.board;
         board.running.store(true, Ordering::Release);
+        let sampled = if self.sampled {
+            self.vcpus.iter().filter_map(|vcpu| vcpu.activity()).collect()
+        } else {
+            Vec::new()
+        };
         thread::scope(|scope| {
-            if let Err(error) = start_threads(scope, board, &self.inquiries, &mut self.vcpus) {
+            if let Err(error) = start_threads(scope, board, &self.inquiries, &mut self.vcpus, sampled) {
                 board.request(Request::Failed(Error::Thread(error)));
             }
             board.control.wait();
@@ -367,8 +402,12 @@ fn start_threads<'scope>(
     board: &'scope Board,
     inquiries: &'scope [Inquiries],
     vcpus: &'scope mut [Box<dyn Vcpu>],
+    sampled: Vec<Arc<Activity>>,
 ) -> io::Result<()> {
     let named = |name: String| thread::Builder::new().name(name);
+    if !sampled.is_empty() {
+        named("samples".into()).spawn_scoped(scope, move || keep_looking(board, &sampled))?;
+    }
     named("timers".into()).spawn_scoped(scope, || board.keep_time())?;
     named("output".into()).spawn_scoped(scope, || board.keep_flushing())?;
     for (index, (vcpu, inquiries)) in vcpus.iter_mut().zip(inquiries).enumerate() {
@@ -376,6 +415,14 @@ fn start_threads<'scope>(
         named(format!("cpu {index}")).spawn_scoped(scope, work)?;
     }
     Ok(())
+}
+
+/// Looks what processors are at, now and then.
+fn keep_looking(board: &Board, sampled: &[Arc<Activity>]) {
+    while !board.control.is_pending() {
+        thread::sleep(SAMPLES_APART);
+        sampled.iter().for_each(|activity| activity.look());
+    }
 }
 
 /// Ends the run if a processor's thread panics, which would leave the others waiting for ever.

@@ -1,7 +1,7 @@
 //! What the monitor wants to know about writes to a page.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 
@@ -14,8 +14,10 @@ const CODE: u32 = 1;
 const SETTLED: u32 = 2;
 /// The page has been lent to an engine, whose code stores to it without a look at the mark.
 const LENT: u32 = 4;
+/// Who keeps the log of written pages has not been told of a write to this one.
+const UNLOGGED: u32 = 8;
 /// What is added to a page's word for the next version.
-const VERSION: u32 = 8;
+const VERSION: u32 = 16;
 const MARKS: u32 = VERSION - 1;
 
 /// Marks and a code version for each page, shared by all virtual CPUs and devices.
@@ -29,6 +31,8 @@ pub struct PageMarks {
     /// Counts the writes that hit code, of all pages.
     epoch: Arc<AtomicU64>,
     members: Arc<Members>,
+    /// Pages that have been written since the log was last taken.
+    log: Arc<Mutex<Vec<usize>>>,
     /// Where the bytes that this view speaks of begin, in bytes from the start of RAM.
     start: usize,
 }
@@ -36,7 +40,7 @@ pub struct PageMarks {
 impl PageMarks {
     pub(crate) fn new(bytes: usize) -> Self {
         let pages = (0..bytes.div_ceil(PAGE_SIZE)).map(|_| AtomicU32::new(0)).collect();
-        Self { pages, epoch: Arc::default(), members: Arc::default(), start: 0 }
+        Self { pages, epoch: Arc::default(), members: Arc::default(), log: Arc::default(), start: 0 }
     }
 
     pub(crate) fn starting_at(&self, start: usize) -> Self {
@@ -50,6 +54,12 @@ impl PageMarks {
     /// Whether a write to `page` must be reported with [`written`](Self::written).
     #[inline(always)]
     pub(crate) fn is_marked(&self, page: usize) -> bool {
+        self.pages[page].load(Ordering::Relaxed) & (CODE | UNLOGGED) != 0
+    }
+
+    /// Whether `page` holds watched code.
+    #[inline(always)]
+    pub(crate) fn is_code(&self, page: usize) -> bool {
         self.pages[page].load(Ordering::Relaxed) & CODE != 0
     }
 
@@ -60,19 +70,44 @@ impl PageMarks {
     #[inline(always)]
     pub(crate) unsafe fn is_marked_unchecked(&self, page: usize) -> bool {
         // SAFETY: the caller promises that the page exists.
-        unsafe { self.pages.get_unchecked(page) }.load(Ordering::Relaxed) & CODE != 0
+        unsafe { self.pages.get_unchecked(page) }.load(Ordering::Relaxed) & (CODE | UNLOGGED) != 0
     }
 
     /// A write to `page` has happened: drops its marks, tells everyone, and returns whether it held code.
     #[cold]
     pub(crate) fn written(&self, page: usize) -> bool {
-        let moved = |word: u32| (word & CODE != 0).then(|| (word & (LENT | !MARKS)).wrapping_add(VERSION));
+        self.note(page);
+        let moved =
+            |word: u32| (word & CODE != 0).then(|| (word & (LENT | UNLOGGED | !MARKS)).wrapping_add(VERSION));
         let had_code = self.pages[page].fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok();
         if had_code {
             self.epoch.fetch_add(1, Ordering::AcqRel);
             self.members.code_written();
         }
         had_code
+    }
+
+    /// Puts a page that is written into the log, if there is one.
+    fn note(&self, page: usize) {
+        if self.pages[page].load(Ordering::Relaxed) & UNLOGGED != 0
+            && self.pages[page].fetch_and(!UNLOGGED, Ordering::AcqRel) & UNLOGGED != 0
+        {
+            self.log.lock().unwrap_or_else(PoisonError::into_inner).push(page);
+        }
+    }
+
+    pub(crate) fn log_writes(&self) {
+        for page in self.pages.iter() {
+            page.fetch_or(UNLOGGED, Ordering::AcqRel);
+        }
+    }
+
+    pub(crate) fn take_written(&self, pages: &mut Vec<usize>) {
+        let first = pages.len();
+        pages.append(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        for page in &pages[first..] {
+            self.pages[*page].fetch_or(UNLOGGED, Ordering::AcqRel);
+        }
     }
 
     #[inline]
@@ -99,7 +134,11 @@ impl PageMarks {
     /// Lends `page`, unless it holds watched code.
     pub(crate) fn lend(&self, page: usize) -> bool {
         let lent = |word: u32| (word & CODE == 0).then_some(word | LENT);
-        self.pages[page].fetch_update(Ordering::AcqRel, Ordering::Relaxed, lent).is_ok()
+        let is_lent = self.pages[page].fetch_update(Ordering::AcqRel, Ordering::Relaxed, lent).is_ok();
+        if is_lent {
+            self.note(page);
+        }
+        is_lent
     }
 
     #[inline(always)]

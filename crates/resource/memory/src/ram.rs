@@ -354,7 +354,33 @@ impl GuestRam {
     /// Whether a write to `page` would have to be told of: it holds watched code.
     #[inline(always)]
     pub fn is_watched(&self, page: usize) -> bool {
-        self.marks.is_marked(page)
+        self.marks.is_code(page)
+    }
+
+    /// From now on keeps a log of the pages that are written.
+    pub fn log_writes(&self) {
+        self.marks.log_writes();
+    }
+
+    /// Adds to `pages` those of the log, each once, in no order: written, or [lent](Self::lend), since this was last
+    /// called. Who was lent a page must have given it back before, for what is written to it then is not seen.
+    pub fn take_written(&self, pages: &mut Vec<usize>) {
+        self.marks.take_written(pages);
+    }
+
+    /// Whether a page of this RAM holds the same bytes as that of another, which has it, too. Bytes that are written
+    /// meanwhile may be taken for what they were, or will be.
+    pub fn same_page(&self, other: &Self, page: usize) -> bool {
+        let at = page * PAGE_SIZE;
+        assert!(at < self.len && at < other.len, "page outside RAM");
+        let [mut a, mut b] = [[0_u8; PAGE_SIZE]; 2];
+        // SAFETY: both pages were just seen to lie inside their mappings, which hold whole pages; the arrays are
+        // distinct from them. A racing write can tear the copies, as the documentation says.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.base.add(at), a.as_mut_ptr(), PAGE_SIZE);
+            std::ptr::copy_nonoverlapping(other.base.add(at), b.as_mut_ptr(), PAGE_SIZE);
+        }
+        a == b
     }
 
     /// Where the byte at `offset` is in the host's memory, for engines whose code accesses guest memory by itself:
@@ -460,6 +486,35 @@ mod tests {
         assert_eq!(ram.compare_exchange_16(0x40, b, b).0, a);
         assert_eq!(ram.compare_exchange_16(0x40, a, b).0, a);
         assert_eq!(ram.load::<u64>(0x48), (b >> 64) as u64);
+    }
+
+    #[test]
+    fn the_log_has_each_page_once_that_was_written_or_lent() {
+        let (ram, other) = (pc(), pc());
+        ram.log_writes();
+        let taken = || {
+            let mut pages = Vec::new();
+            ram.take_written(&mut pages);
+            pages.sort_unstable();
+            pages
+        };
+        assert!(taken().is_empty());
+        for _ in 0..2 {
+            ram.watch_code(3);
+            assert!(!ram.store(0x1ffc, 1_u64), "no code there");
+            assert!(ram.store(0x3000, 1_u8), "code there");
+            assert!(!ram.store_in_page(0x1000, 1_u8));
+            ram.lend(0x5123);
+            ram.write(Gpa(0x7000), &[1]).unwrap();
+            assert_eq!(taken(), [1, 2, 3, 5, 7]);
+            assert!(taken().is_empty());
+        }
+        assert!(!ram.same_page(&other, 7));
+        other.write(Gpa(0x7000), &[1]).unwrap();
+        assert!(ram.same_page(&other, 7));
+        let mut pages = Vec::new();
+        other.take_written(&mut pages);
+        assert!(pages.is_empty(), "nobody has asked for a log of this one");
     }
 
     #[test]

@@ -80,8 +80,9 @@ pub(crate) struct Written {
     pub(crate) recoveries: Vec<(usize, usize)>,
     /// It begins with an instruction that could run on the host if the vector registers were in the host's.
     pub(crate) wants_vectors: bool,
-    /// Guest instructions in it.
+    /// Guest instructions in it, and bytes of these.
     pub(crate) instructions: usize,
+    pub(crate) guest_bytes: usize,
 }
 
 /// A linear address that an instruction accesses.
@@ -287,10 +288,25 @@ impl<'a> Writer<'a> {
         self.finish()
     }
 
+    /// Writes a block that leaves at its start.
+    pub(crate) fn write_way_out(mut self) -> Written {
+        self.asm.save_flags(offset::FLAGS);
+        debug_assert_eq!(self.asm.len(), SAVED_ENTRY);
+        self.flags = Flags::SAVED;
+        let hole = self.asm.jump();
+        self.stub(hole, self.start as i32, Kind::Attention);
+        self.written()
+    }
+
     fn finish(mut self) -> Written {
         self.write_items();
         self.write_later();
+        self.written()
+    }
+
+    fn written(self) -> Written {
         let instructions = self.items.len();
+        let guest_bytes = self.items.last().map_or(0, |last| last.next - self.start) as usize;
         let wants_vectors = !self.mode.vectors
             && self.items.first().is_some_and(|item| item.good && classify::wants_vectors(&item.instruction));
         Written {
@@ -300,6 +316,7 @@ impl<'a> Writer<'a> {
             recoveries: self.recoveries,
             wants_vectors,
             instructions,
+            guest_bytes,
         }
     }
 

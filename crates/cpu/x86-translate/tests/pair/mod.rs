@@ -331,11 +331,11 @@ impl Pair {
         });
         let [mut m, mut n] = [0, 1].map(|n| self.sides[n].memory());
         // A page may be marked as accessed by one who only looked.
-        for memory in [&mut m, &mut n] {
-            memory[TABLES as usize..CODE.physical as usize]
-                .iter_mut()
-                .step_by(8)
-                .for_each(|byte| *byte &= !0x20);
+        for (interpreted, translated) in
+            m.iter_mut().zip(&mut n).take(CODE.physical as usize).skip(TABLES as usize).step_by(8)
+        {
+            *interpreted &= !0x20;
+            *translated &= !0x20;
         }
         let mut report = String::new();
         let _ = differences(&mut report, exits, &a, &b, &m, &n);

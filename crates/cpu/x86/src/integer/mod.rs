@@ -29,6 +29,7 @@ use crate::op::{Mode, Op};
 
 pub(crate) use flag::hint;
 pub(crate) use fuse::fuse;
+pub(crate) use string::PIECE;
 
 /// The operation that carries out `instruction`, if it is a general-purpose one.
 pub(crate) fn lower(instruction: &Instruction, mode: Mode, model: &Model) -> Option<Op> {

@@ -18,7 +18,7 @@ const RSI: u8 = 6;
 const RDI: u8 = 7;
 
 /// Elements that are worked off before interrupts are looked at.
-const PIECE: u64 = 4096;
+pub(crate) const PIECE: u64 = 4096;
 
 /// What ends a repetition, besides the count.
 const NOTHING: u8 = 0;
@@ -230,7 +230,7 @@ fn once<S: StringOperation, A: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
 
 fn repeated<const UNTIL: u8, S: StringOperation, A: Int, T: Int>(core: &mut Core, op: &Op) -> Step {
     let alone = core.system_flags & rflags::TF != 0 || core.debugging;
-    let mut piece = if alone { 1 } else { PIECE };
+    let mut piece = if alone { 1 } else { core.piece };
     let mut count = core.reg::<A>(RCX).zext();
     while count > 0 {
         if piece == 0 || core.code_changed {

@@ -96,6 +96,7 @@ impl Core {
     /// Delivers [`Core::fault`], with double and triple faults. The instruction pointer is where the exception
     /// is to be reported: at the faulting instruction, or after it in the case of a trap.
     pub(crate) fn deliver_fault(&mut self) {
+        self.counts.faults += 1;
         if self.fault.vector == vector::PF {
             self.cr2 = self.fault.address;
         }
@@ -104,6 +105,7 @@ impl Core {
 
     /// Delivers a maskable interrupt from outside.
     pub(crate) fn deliver_external(&mut self, vector: u8) {
+        self.counts.interrupts += 1;
         self.activity.running = Running::Running;
         self.deliver_at_all_costs(Event::external(vector));
     }

@@ -20,7 +20,7 @@ mod interrupt;
 mod io;
 mod iret;
 mod msr;
-mod random;
+pub(crate) mod random;
 mod reset;
 mod segments;
 mod stack;

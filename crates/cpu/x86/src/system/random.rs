@@ -18,10 +18,18 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     Some(op)
 }
 
+/// Where random numbers come from; `None`: there is none now.
+pub type Random = Box<dyn FnMut() -> Option<u64> + Send>;
+
+/// The host's own generator.
+pub(crate) fn of_host() -> Random {
+    Box::new(|| getrandom::u64().ok())
+}
+
 /// Both come from the host's own generator, which has no lesser source for the one than for the other.
 fn random<T: Int>(core: &mut Core, op: &Op) -> Step {
     // Hosts fail only in their first moments; the guest is told that there is nothing now, and tries again.
-    let value = getrandom::u64().ok();
+    let value = (core.random)();
     core.set_reg(op.dst, T::new(value.unwrap_or(0)));
     // CF says whether there was a value; the other flags are clear.
     core.flags.set(u64::from(value.is_some()));

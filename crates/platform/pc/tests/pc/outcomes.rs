@@ -204,6 +204,8 @@ fn machines_that_cannot_be_are_refused_with_a_reason() {
         (build(|pc| pc.memory(1 << 50)), "from 4 MiB to 512 GiB"),
         (build(|pc| pc.cpus(0)), "from 1 to 64"),
         (build(|pc| pc.cpus(65)), "from 1 to 64"),
+        (build(|pc| pc.code_cache(1 << 20)), "from 2 MiB to 1 GiB"),
+        (build(|pc| pc.code_cache((1 << 30) + 1)), "from 2 MiB to 1 GiB"),
         (build(|pc| pc.cpu_model("i386")), "x86-64-v2"),
     ] {
         assert!(error.to_string().contains(said), "{error} / {said}");
