@@ -54,11 +54,4 @@ impl Filled {
             global.drain(..).for_each(|n| forget(usize::from(n)));
         }
     }
-
-    /// Calls `forget` for each entry that may be in use.
-    pub(crate) fn each(&self, mut each: impl FnMut(usize)) {
-        for n in self.lists.iter().flatten() {
-            each(usize::from(*n));
-        }
-    }
 }
