@@ -140,6 +140,14 @@ impl Chain {
         Ok(())
     }
 
+    /// Counts what was written to a part that was [split](Self::split_writable) off.
+    ///
+    /// The driver takes the count for that of bytes written from the first on; a device that has written the last byte
+    /// has, to the driver, written all (virtio 1.2 §2.7.8.2 asks for no more than a lower bound of what is valid).
+    pub fn append_written(&mut self, part: &Self) {
+        self.written = self.written.saturating_add(part.written);
+    }
+
     /// Parts the last `count` writable bytes from the rest: a status that comes after data of any length.
     pub fn split_writable(&mut self, count: u64) -> Result<Self, BadBuffer> {
         let mut tail = self.clone();

@@ -15,13 +15,14 @@ use posada_devices::pci::{
 use posada_devices::{IrqLine, StateError};
 use posada_memory::GuestRam;
 use serde::{Deserialize, Serialize};
+use virtio_queue::QueueT;
 
 use crate::interrupt::Interrupt;
 use crate::rings::Rings;
 use crate::worker::Worker;
 use crate::{Device, feature};
 use common::Common;
-pub use common::{CommonState, QueueState};
+use common::CommonState;
 
 const VENDOR: u16 = 0x1af4;
 /// Device IDs begin here (§4.1.2.1).
@@ -236,7 +237,7 @@ impl VirtioPci {
             Some(common::Action::Reset) => self.reset_device(),
             Some(common::Action::Go) => self.go(),
             Some(common::Action::ResetQueue(queue)) => {
-                self.rings.queue(queue).set_ready(false);
+                QueueT::set_ready(&mut *self.rings.queue(queue), false);
                 for worker in &self.workers {
                     worker.settle();
                 }

@@ -12,7 +12,7 @@ use mio::{Events, Poll, Registry, Token, Waker};
 
 /// What one thread does for its device. Nothing in it waits for anything but the host's storage.
 pub trait Handler: Send {
-    /// Registers what is to be watched, with tokens below [`MAX_TOKEN`].
+    /// Registers what is to be watched, with any tokens but `usize::MAX`.
     fn start(&mut self, registry: &Registry) -> io::Result<()> {
         let _ = registry;
         Ok(())
@@ -38,7 +38,7 @@ pub trait Handler: Send {
 }
 
 /// Tokens from here on belong to the event loop.
-pub const MAX_TOKEN: usize = usize::MAX;
+pub(crate) const MAX_TOKEN: usize = usize::MAX;
 const WAKER: Token = Token(MAX_TOKEN);
 
 /// Wakes the thread.

@@ -42,7 +42,7 @@ mod status {
 
 /// One queue as the driver has set it up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueueState {
+pub(super) struct QueueState {
     /// How many entries: a power of two.
     size: u16,
     /// Guest physical addresses of the descriptors, the driver's area and the device's area.
@@ -56,7 +56,7 @@ pub struct QueueState {
 
 /// The saved state of the common configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommonState {
+pub(super) struct CommonState {
     device_feature_select: u32,
     driver_feature_select: u32,
     driver_features: u64,
