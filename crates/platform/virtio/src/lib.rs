@@ -19,6 +19,7 @@ pub mod block;
 mod chain;
 pub mod entropy;
 mod interrupt;
+pub mod network;
 mod pci;
 mod rings;
 mod worker;

@@ -17,4 +17,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod limit;
 pub mod link;
+pub mod wire;
