@@ -76,6 +76,11 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
     pub disk: Vec<DiskSpec>,
 
+    /// Sockets between guest and host: a program of the host connects to the Unix socket PATH and writes "CONNECT port";
+    /// one of the guest connects to port P of context 2 and reaches the Unix socket PATH_P
+    #[arg(long, value_name = "PATH")]
+    pub vsock: Option<PathBuf>,
+
     /// End the run when the guest resets the machine
     #[arg(long)]
     pub no_reboot: bool,

@@ -5,8 +5,14 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use posada_pc::PcBuilder;
+use posada_virtio::balloon::Balloon;
+use posada_virtio::entropy::Entropy;
+use posada_virtio::vsock::Vsock;
 
 use crate::arguments::Run;
+
+/// The context ID of the guest, the first that is nobody else's; to the host it is not visible.
+const GUEST_CONTEXT: u32 = 3;
 
 /// `FILE[,ro][,snapshot][,format=FORMAT]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +59,12 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<PcBuilder>
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
         builder = builder.disk(disk, format!("posada-{index}"));
+    }
+    builder = builder.device(Entropy).device(Balloon::new());
+    if let Some(path) = &arguments.vsock {
+        let vsock = Vsock::new(GUEST_CONTEXT, path)
+            .with_context(|| format!("making the socket {} (does another guest use it?)", path.display()))?;
+        builder = builder.device(vsock);
     }
     Ok(builder)
 }
