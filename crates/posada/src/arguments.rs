@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use posada_pc::Engine;
 
-use crate::devices::DiskSpec;
+use crate::devices::{DiskSpec, ShareSpec};
 use crate::{status, trace};
 
 /// Hosts any guest, with or without hardware virtualization.
@@ -75,6 +75,11 @@ pub(crate) struct Run {
     /// given several times
     #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
     pub disk: Vec<DiskSpec>,
+
+    /// A folder of the host for the guest, read-only with ",ro"; may be given several times. In the guest: mount -t
+    /// virtiofs TAG /mnt
+    #[arg(long, value_name = "FOLDER:TAG[,ro]", value_parser = ShareSpec::from_str)]
+    pub share: Vec<ShareSpec>,
 
     /// Sockets between guest and host: a program of the host connects to the Unix socket PATH and writes "CONNECT port";
     /// one of the guest connects to port P of context 2 and reaches the Unix socket PATH_P

@@ -24,6 +24,7 @@ mod interrupt;
 pub mod network;
 mod pci;
 mod rings;
+pub mod share;
 pub mod vsock;
 mod worker;
 
