@@ -50,7 +50,6 @@ fn open_image(
     above: &mut Vec<Identity>,
 ) -> Result<Arc<dyn Disk>> {
     let file = HostFile::open(path, !read_only)?;
-    file.lock()?;
     let identity = file.identity()?;
     if above.contains(&identity) {
         return Err(Error::Invalid(format!("{} is its own backing file", path.display())));
@@ -58,6 +57,7 @@ fn open_image(
     if above.len() > MAX_CHAIN {
         return Err(Error::Invalid(format!("more than {MAX_CHAIN} images take data from one another")));
     }
+    file.lock()?;
     above.push(identity);
     let probed = probe(&file)?;
     let disk: Arc<dyn Disk> = match format.unwrap_or(probed) {
