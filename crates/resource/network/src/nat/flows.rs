@@ -152,11 +152,6 @@ impl<K: Copy + Eq + Hash, T> Table<K, T> {
         }
     }
 
-    /// Queues every flow.
-    pub(super) fn queue_all(&mut self) {
-        (0..self.slots.len() as u32).for_each(|index| self.queue(index));
-    }
-
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
     }

@@ -26,6 +26,10 @@ pub(super) const MTU: usize = 1500;
 const ETHERNET: usize = 14;
 /// How many frames wait for room in the link. Streams stop at the first; what is left is single answers.
 const BACKLOG: usize = 256;
+/// How many frames wait for a neighbour to say where it is.
+const WAITING: usize = 64;
+/// The destination of a frame whose receiver is not known yet.
+const UNKNOWN: EthernetAddress = EthernetAddress([0; 6]);
 /// How many neighbours are remembered.
 const NEIGHBOURS: usize = 256;
 
@@ -34,6 +38,8 @@ const NEIGHBOURS: usize = 256;
 pub(super) struct Guest {
     pub(super) port: Port,
     backlog: VecDeque<Packet>,
+    /// Frames for neighbours that have been asked for.
+    waiting: VecDeque<(IpAddr, Packet)>,
     neighbours: HashMap<IpAddr, EthernetAddress>,
     /// The one that spoke last: most often the one that speaks next.
     last: Option<(IpAddr, EthernetAddress)>,
@@ -45,7 +51,15 @@ pub(super) struct Guest {
 impl Guest {
     pub(super) fn new(port: Port) -> Self {
         let features = port.link().accepted();
-        Self { port, backlog: VecDeque::new(), neighbours: HashMap::new(), last: None, ident: 0, features }
+        Self {
+            port,
+            backlog: VecDeque::new(),
+            waiting: VecDeque::new(),
+            neighbours: HashMap::new(),
+            last: None,
+            ident: 0,
+            features,
+        }
     }
 
     /// Whether a stream may send now.
@@ -71,6 +85,9 @@ impl Guest {
 
     /// Sends a frame, after those that wait. When too many do, it is lost, as on any wire.
     pub(super) fn send(&mut self, packet: Packet) {
+        if packet.bytes.starts_with(UNKNOWN.as_bytes()) {
+            return self.wait(packet);
+        }
         let packet = match self.backlog.is_empty() {
             true => match self.port.send(packet) {
                 Ok(()) => return,
@@ -83,6 +100,15 @@ impl Guest {
         }
     }
 
+    /// Keeps a frame until its receiver says where it is. The oldest is lost when there are too many.
+    fn wait(&mut self, packet: Packet) {
+        let Some(destination) = destination(&packet.bytes) else { return };
+        if self.waiting.len() >= WAITING {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((destination, packet));
+    }
+
     /// Remembers where a neighbour is. Its address must be one of the network.
     pub(super) fn learn(&mut self, address: IpAddr, mac: EthernetAddress) {
         if self.last == Some((address, mac)) {
@@ -93,34 +119,42 @@ impl Guest {
         }
         self.neighbours.insert(address, mac);
         self.last = Some((address, mac));
+        for (destination, mut packet) in std::mem::take(&mut self.waiting) {
+            if destination == address {
+                packet.bytes[..6].copy_from_slice(mac.as_bytes());
+                self.send(packet);
+            } else {
+                self.waiting.push_back((destination, packet));
+            }
+        }
     }
 
     /// Who has an address. Somebody unknown is asked for.
-    fn resolve(&mut self, address: IpAddr, config: &Config) -> Option<EthernetAddress> {
+    fn resolve(&mut self, address: IpAddr, config: &Config) -> EthernetAddress {
         if let Some((last, mac)) = self.last
             && last == address
         {
-            return Some(mac);
+            return mac;
         }
         match address {
             IpAddr::V4(v4) if v4.is_broadcast() || v4 == config.ipv4.broadcast() => {
-                return Some(EthernetAddress::BROADCAST);
+                return EthernetAddress::BROADCAST;
             }
-            IpAddr::V6(v6) if v6.is_multicast() => return Some(multicast(v6)),
+            IpAddr::V6(v6) if v6.is_multicast() => return multicast(v6),
             _ => {}
         }
-        let known = self.neighbours.get(&address).copied();
-        if known.is_none() {
-            match address {
-                IpAddr::V4(v4) => arp::ask(self, config, v4),
-                IpAddr::V6(v6) => ndp::ask(self, v6),
-            }
+        if let Some(mac) = self.neighbours.get(&address) {
+            return *mac;
         }
-        known
+        match address {
+            IpAddr::V4(v4) => arp::ask(self, config, v4),
+            IpAddr::V6(v6) => ndp::ask(self, v6),
+        }
+        UNKNOWN
     }
 
-    /// A frame with headers for `length` bytes of `protocol`, which are to be appended. `None` if it is not known where
-    /// the destination is: by the time of another try it may be.
+    /// A frame with headers for `length` bytes of `protocol`, which are to be appended. It is sent once it is known where
+    /// the destination is. `None` if the addresses are of two families.
     pub(super) fn begin(
         &mut self,
         config: &Config,
@@ -129,7 +163,7 @@ impl Guest {
         protocol: IpProtocol,
         length: usize,
     ) -> Option<Vec<u8>> {
-        let mac = self.resolve(destination, config)?;
+        let mac = self.resolve(destination, config);
         self.begin_to(mac, source, destination, protocol, 64, length)
     }
 
@@ -194,6 +228,14 @@ fn ethernet(mac: EthernetAddress, ethertype: EthernetProtocol, length: usize) ->
     EthernetRepr { src_addr: MAC, dst_addr: mac, ethertype }
         .emit(&mut EthernetFrame::new_unchecked(&mut bytes));
     bytes
+}
+
+/// The destination of an IP packet that was made here: without options or tags.
+fn destination(frame: &[u8]) -> Option<IpAddr> {
+    if frame.get(12..14)? == [0x08, 0x00] {
+        return Some(IpAddr::from(*frame.get(ETHERNET + 16..)?.first_chunk::<4>()?));
+    }
+    Some(IpAddr::from(*frame.get(ETHERNET + 24..)?.first_chunk::<16>()?))
 }
 
 /// The Ethernet address of an IPv6 multicast address (RFC 2464 § 7).

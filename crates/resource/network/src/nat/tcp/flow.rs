@@ -289,7 +289,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Segment<'_>> {
     })
 }
 
-/// Sends a segment. `false` if it is not known where the guest is.
+/// Sends a segment. `false` if the addresses are of two families.
 fn send_segment(net: &mut Net, key: Key, outgoing: &Outgoing, data: Data<'_>) -> bool {
     let four = key.guest.is_ipv4();
     let control = match () {
