@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use posada_network::nat::Publish;
 use posada_pc::Engine;
 
-use crate::devices::{DiskSpec, ShareSpec};
+use crate::devices::{DiskSpec, NetSpec, ShareSpec};
 use crate::{status, trace};
 
 /// Hosts any guest, with or without hardware virtualization.
@@ -71,10 +72,19 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ENGINE", default_value_t, value_parser = Engine::from_str)]
     pub engine: Engine,
 
-    /// A disk: a file, and after commas ro (read-only), snapshot (changes are thrown away), format=FORMAT; may be
-    /// given several times
+    /// A disk: an image file, and after commas ro (read-only), snapshot (changes are thrown away), format=FORMAT
+    /// (raw, qcow2, ...); may be given several times
     #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
     pub disk: Vec<DiskSpec>,
+
+    /// The network: user (by way of this process, without privileges) or none; after a comma mac=ADDRESS
+    #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
+    pub net: NetSpec,
+
+    /// A port of the host that leads to one of the guest, such as 8080:80 or 127.0.0.1:5353:53/udp; may be given
+    /// several times
+    #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp]", value_parser = Publish::from_str)]
+    pub publish: Vec<Publish>,
 
     /// A folder of the host for the guest, read-only with ",ro"; may be given several times. In the guest: mount -t
     /// virtiofs TAG /mnt
