@@ -67,6 +67,14 @@ pub(super) struct CommonState {
     queues: Vec<QueueState>,
 }
 
+#[cfg(test)]
+impl CommonState {
+    /// Puts a queue where there is no memory.
+    pub(super) fn break_queue_for_test(&mut self) {
+        self.queues[0].areas[0] = u64::MAX & !0xf;
+    }
+}
+
 /// What a write asks of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
