@@ -116,3 +116,7 @@ pub trait Device: Send + fmt::Debug {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+#[path = "small_test.rs"]
+mod small_tests;
