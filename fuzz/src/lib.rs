@@ -14,6 +14,7 @@ mod boot_image;
 mod device_registers;
 mod instructions;
 mod session;
+mod virtio;
 
 /// Any sequence of operations on every device of a PC.
 ///
@@ -53,4 +54,12 @@ pub fn session(data: &[u8]) {
 /// If the two end differently: that is the finding.
 pub fn against_host(data: &[u8]) {
     against_host::run(data);
+}
+
+/// Any driver of a virtio device.
+///
+/// # Panics
+/// If the device misbehaves: that is the finding.
+pub fn virtio(data: &[u8]) {
+    virtio::run(data);
 }

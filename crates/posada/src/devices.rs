@@ -53,7 +53,11 @@ impl FromStr for DiskSpec {
                 "ro" => spec.read_only = true,
                 "snapshot" => spec.snapshot = true,
                 _ if let Some(name) = word.strip_prefix("format=") => spec.format = Some(name.parse()?),
-                _ => return Err(format!("{word:?} is none of ro, snapshot, format=FORMAT; a comma in a name is doubled")),
+                _ => {
+                    return Err(format!(
+                        "{word:?} is none of ro, snapshot, format=FORMAT; a comma in a name is doubled"
+                    ));
+                }
             }
         }
         Ok(spec)
@@ -144,10 +148,8 @@ impl FromStr for ShareSpec {
 }
 
 /// What runs beside the machine for its devices, and ends when this is dropped.
-#[derive(Debug, Default)]
-pub(crate) struct Beside {
-    _nat: Option<Nat>,
-}
+#[derive(Default)]
+pub(crate) struct Beside(Vec<Box<dyn Send>>);
 
 /// Plugs in what the command line asks for.
 pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder, Beside)> {
@@ -163,12 +165,14 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder
         builder = builder.disk(disk, format!("posada-{index}"));
     }
     match arguments.net.kind {
-        NetKind::None if !arguments.publish.is_empty() => bail!("--publish needs a network; leave out --net none"),
+        NetKind::None if !arguments.publish.is_empty() => {
+            bail!("--publish needs a network; leave out --net none")
+        }
         NetKind::None => {}
         NetKind::User => {
             let (card, network) = link::pair(Capacity::default()).context("making a network link")?;
             let config = nat::Config { publish: arguments.publish.clone(), ..nat::Config::default() };
-            beside._nat = Some(Nat::start(config, network)?);
+            beside.0.push(Box::new(Nat::start(config, network)?));
             let address = arguments.net.address.map_or_else(random_address, Ok)?;
             builder = builder.network(card, address);
         }
@@ -197,11 +201,17 @@ mod tests {
         assert_eq!("a.img".parse(), Ok(plain.clone()));
         assert_eq!("a.img,ro".parse(), Ok(DiskSpec { read_only: true, ..plain.clone() }));
         assert_eq!("a,,b,ro".parse(), Ok(DiskSpec { path: "a,b".into(), read_only: true, ..plain }));
-        let all = DiskSpec { snapshot: true, format: Some(Format::Qcow2), ..DiskSpec { path: "a".into(), ..DiskSpec::default() } };
+        let all = DiskSpec {
+            snapshot: true,
+            format: Some(Format::Qcow2),
+            ..DiskSpec { path: "a".into(), ..DiskSpec::default() }
+        };
         assert_eq!("a,snapshot,format=qcow2".parse(), Ok(all));
         let net = NetSpec { kind: NetKind::User, address: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]) };
         assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net));
-        for text in ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"] {
+        for text in
+            ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"]
+        {
             assert!(text.parse::<NetSpec>().is_err(), "{text}");
         }
         let share = ShareSpec { path: "/a:b".into(), tag: "t".into(), read_only: true };

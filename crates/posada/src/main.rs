@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
-mod image;
 mod devices;
+mod image;
 mod keys;
 mod progress;
 mod run;

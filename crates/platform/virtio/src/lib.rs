@@ -113,7 +113,6 @@ pub trait Device: Send + fmt::Debug {
     fn services(&mut self, rings: &Arc<Rings>) -> io::Result<Vec<Service>>;
 }
 
-
 #[cfg(test)]
 mod testing;
 

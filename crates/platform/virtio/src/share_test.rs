@@ -4,6 +4,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 const ENOENT: i32 = 2;
+const EROFS: i32 = 30;
+const ESTALE: i32 = 116;
 const EACCES_LIKE: [i32; 4] = [1, 2, 22, 40];
 
 struct Client {
@@ -13,7 +15,8 @@ struct Client {
 
 fn message(opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
     let len = 40 + body.len() as u32;
-    [&len.to_le_bytes()[..], &opcode.to_le_bytes(), &7_u64.to_le_bytes(), &node.to_le_bytes(), &[0; 16], body].concat()
+    [&len.to_le_bytes()[..], &opcode.to_le_bytes(), &7_u64.to_le_bytes(), &node.to_le_bytes(), &[0; 16], body]
+        .concat()
 }
 
 fn words(words: &[u64]) -> Vec<u8> {
@@ -111,7 +114,8 @@ fn no_name_leads_out_of_the_folder() {
         }
         assert!(client.ask(27, node, &words(&[0])).is_err());
         assert!(client.lookup(node, "secret").is_err(), "{link}");
-        let create = [0o1102_u32, 0o644, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let create =
+            [0o1102_u32, 0o644, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
         assert!(client.ask(35, 1, &[create.clone(), name(link)].concat()).is_err());
         assert!(client.ask(35, node, &[create, name("new")].concat()).is_err());
         // Mode, size and times of what it leads to.
@@ -152,7 +156,6 @@ fn nothing_changes_in_a_folder_that_is_only_read() {
     fs::write(client.shared().join("a"), "hello").unwrap();
     let file = client.lookup(1, "a").unwrap();
     assert_eq!(client.read(file).unwrap(), b"hello");
-    const EROFS: i32 = 30;
     for flags in [1, 2, 0o1000] {
         assert_eq!(client.open(file, flags), Err(EROFS));
     }
@@ -167,7 +170,8 @@ fn nothing_changes_in_a_folder_that_is_only_read() {
 #[test]
 fn devices_are_not_made_and_pipes_not_opened() {
     let mut client = Client::new(false);
-    for (kind, possible) in [(0o060_000_u32, false), (0o020_000, false), (0o010_000, true), (0o100_000, true)] {
+    for (kind, possible) in [(0o060_000_u32, false), (0o020_000, false), (0o010_000, true), (0o100_000, true)]
+    {
         let body = [(kind | 0o644).to_le_bytes(), [1, 3, 0, 0], [0; 4], [0; 4]].concat();
         let made = client.ask(8, 1, &[body, name(&format!("n{kind:o}"))].concat());
         assert_eq!(made.is_ok(), possible, "{kind:o}");
@@ -219,7 +223,6 @@ fn one_file_has_one_number_until_it_is_forgotten() {
     assert!(client.server.answer(&message(2, node, &words(&[2])), 0).is_empty());
     assert!(client.read(node).is_ok());
     assert!(client.server.answer(&message(42, 0, &words(&[1, node, 1])), 0).is_empty());
-    const ESTALE: i32 = 116;
     assert_eq!(client.read(node), Err(ESTALE));
     // The root stays.
     client.server.answer(&message(2, 1, &words(&[u64::MAX])), 0);

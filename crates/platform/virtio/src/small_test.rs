@@ -39,7 +39,7 @@ fn the_console_passes_bytes_both_ways() {
     assert!(input.send(b"late"));
     assert_eq!(driver.wait(0), (0, 4));
     input.resize(100, 30);
-    assert_eq!(driver.read(0x1800, 4), 30 << 16 | 100);
+    assert_eq!(driver.read(0x1800, 4), 0x1e_0064);
     drop(driver);
     assert!(!input.send(b"too late"));
 }
@@ -49,7 +49,7 @@ fn whoever_sends_waits_for_a_guest_that_is_behind() {
     let console = Console::new(io::sink());
     let input = console.input();
     let mut driver = Driver::start(console, 0);
-    let sender = std::thread::spawn(move || input.send(&[7; 70_000]));
+    let sender = std::thread::spawn(move || input.send(&vec![7; 70_000]));
     let mut received = 0;
     while received < 70_000 {
         driver.submit(0, 0, &[], 4096);
@@ -67,7 +67,8 @@ fn an_inflated_page_is_given_back_and_reads_as_zeroes() {
     assert_eq!(driver.read(0x1800, 4), 3);
     driver.ram.write(Gpa(0x60_0000), &[7; 0x3000]).unwrap();
     // Two pages, one that is none, one twice.
-    let pages: Vec<u8> = [0x600_u32, 0x602, u32::MAX, 0x600].iter().flat_map(|page| page.to_le_bytes()).collect();
+    let pages: Vec<u8> =
+        [0x600_u32, 0x602, u32::MAX, 0x600].iter().flat_map(|page| page.to_le_bytes()).collect();
     driver.request(0, &pages, 0);
     let bytes = [0x60_0000, 0x60_1000, 0x60_2fff].map(|at| driver.ram.load::<u8>(at));
     assert_eq!((bytes, control.returned()), ([0, 7, 0], 0x2000));
@@ -83,7 +84,13 @@ fn pages_that_the_guest_reports_as_free_are_given_back() {
     let control = balloon.control();
     let mut driver = Driver::start(balloon, 0);
     driver.ram.write(Gpa(BUFFERS), &[7; 0x4000]).unwrap();
-    for (address, len) in [(BUFFERS + 0x1000, 0x2000), (BUFFERS + 1, 0x1000), (BUFFERS, 100), (1 << 40, 0x1000), (u64::MAX - 0xfff, 0x1000)] {
+    for (address, len) in [
+        (BUFFERS + 0x1000, 0x2000),
+        (BUFFERS + 1, 0x1000),
+        (BUFFERS, 100),
+        (1 << 40, 0x1000),
+        (u64::MAX - 0xfff, 0x1000),
+    ] {
         driver.descriptor(2, 0, address, len, WRITE, 0);
         driver.offer(2, 0);
         driver.wait(2);

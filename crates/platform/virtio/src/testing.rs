@@ -124,7 +124,7 @@ impl Driver {
 
     pub(crate) fn set_up_queue(&mut self, queue: u16) {
         let areas = Self::areas(queue);
-        self.ram.write(Gpa(areas[0]), &[0; USED as usize + 0x1000]).unwrap();
+        self.ram.write(Gpa(areas[0]), &vec![0; USED as usize + 0x1000]).unwrap();
         self.queues[usize::from(queue)] = Ring::default();
         self.write(0x16, 2, queue.into());
         self.write(0x18, 2, SIZE.into());
@@ -175,7 +175,10 @@ impl Driver {
         ring.used = ring.used.wrapping_add(1);
         let mut element = [0; 8];
         self.ram.read(Gpa(at), &mut element).unwrap();
-        (u16::from_le_bytes([element[0], element[1]]), u32::from_le_bytes([element[4], element[5], element[6], element[7]]))
+        (
+            u16::from_le_bytes([element[0], element[1]]),
+            u32::from_le_bytes([element[4], element[5], element[6], element[7]]),
+        )
     }
 
     /// Makes a request of these bytes to be read and as many to be written available, at descriptors and buffers of its

@@ -127,7 +127,9 @@ fn the_guest_gets_no_more_than_it_has_room_for() {
 #[test]
 fn what_leads_nowhere_is_reset() {
     let mut guest = Guest::start();
-    for op in [op::REQUEST, op::RESPONSE, op::SHUTDOWN, op::DATA, op::CREDIT_UPDATE, op::CREDIT_REQUEST, 0, 99] {
+    for op in
+        [op::REQUEST, op::RESPONSE, op::SHUTDOWN, op::DATA, op::CREDIT_UPDATE, op::CREDIT_REQUEST, 0, 99]
+    {
         guest.send(Guest::header(5, op), &[]);
         let (reset, _) = guest.receive();
         assert_eq!((reset.op, reset.source_port, reset.destination_port), (op::RESET, 5, 1000));
@@ -158,13 +160,13 @@ fn a_guest_that_sends_more_than_it_may_loses_the_connection() {
     let mut sent = 0;
     // Nobody reads: the socket's buffer fills, then ours.
     while !guest.driver.has_used(RECEIVE as u16) {
-        guest.send(Guest::header(77, op::DATA), &[7; 0x8000]);
+        guest.send(Guest::header(77, op::DATA), &vec![7; 0x8000]);
         sent += 1;
         assert!(sent < 1000, "it goes on and on");
     }
     let mut last = guest.receive().0;
     while last.op == op::CREDIT_UPDATE {
-        guest.send(Guest::header(77, op::DATA), &[7; 0x8000]);
+        guest.send(Guest::header(77, op::DATA), &vec![7; 0x8000]);
         if guest.driver.has_used(RECEIVE as u16) {
             last = guest.receive().0;
         }
@@ -175,7 +177,9 @@ fn a_guest_that_sends_more_than_it_may_loses_the_connection() {
 #[test]
 fn greetings_that_make_no_sense_are_hung_up_on() {
     let guest = Guest::start();
-    for greeting in [&b"HELLO 1\n"[..], b"CONNECT\n", b"CONNECT x\n", b"CONNECT 99999999999\n", &[b'a'; 100], b"\n"] {
+    for greeting in
+        [&b"HELLO 1\n"[..], b"CONNECT\n", b"CONNECT x\n", b"CONNECT 99999999999\n", &[b'a'; 100], b"\n"]
+    {
         let mut host = UnixStream::connect(guest.path()).unwrap();
         host.write_all(greeting).unwrap();
         // An end, or a reset if not all of the greeting was read.

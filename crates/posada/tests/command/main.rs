@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod boot;
+mod devices;
 mod processors;
 mod support;
