@@ -2,6 +2,7 @@
 
 mod connection;
 mod flow;
+mod gaps;
 mod ring;
 
 use std::hash::{BuildHasher, RandomState};

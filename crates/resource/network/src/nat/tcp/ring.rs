@@ -22,6 +22,20 @@ impl Pool {
         Self { left: bytes }
     }
 
+    /// Takes `bytes`, if that leaves most of it to others.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        let some = bytes <= self.left / 4;
+        if some {
+            self.left -= bytes;
+        }
+        some
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn give(&mut self, bytes: usize) {
+        self.left += bytes;
+    }
+
     #[cfg(test)]
     pub(in crate::nat) fn left(&self) -> usize {
         self.left
