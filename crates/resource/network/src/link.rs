@@ -117,14 +117,14 @@ impl Features {
         cut && (self.checksum || offload.checksum.is_none())
     }
 
-    fn to_bits(self) -> u8 {
+    pub(crate) fn to_bits(self) -> u8 {
         [self.checksum, self.tcp4, self.tcp6, self.udp]
             .into_iter()
             .enumerate()
             .fold(0, |bits, (place, set)| bits | u8::from(set) << place)
     }
 
-    fn from_bits(bits: u8) -> Self {
+    pub(crate) fn from_bits(bits: u8) -> Self {
         Self { checksum: bits & 1 != 0, tcp4: bits & 2 != 0, tcp6: bits & 4 != 0, udp: bits & 8 != 0 }
     }
 }
