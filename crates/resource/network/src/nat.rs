@@ -36,6 +36,8 @@ mod dns;
 mod engine;
 mod flows;
 mod fragment;
+#[doc(hidden)]
+pub mod fuzz;
 mod guest;
 mod icmp;
 mod ndp;

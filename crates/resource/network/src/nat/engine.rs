@@ -167,7 +167,19 @@ impl Engine {
     fn round(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = self.timeout();
         self.poll.poll(events, timeout)?;
-        self.net.now = Instant::now();
+        self.handle(events, Instant::now());
+        Ok(())
+    }
+
+    /// One turn without waiting, at a time of the caller's.
+    pub(super) fn turn(&mut self, events: &mut Events, now: Instant) {
+        events.clear();
+        let _ = self.poll.poll(events, Some(Duration::ZERO));
+        self.handle(events, now);
+    }
+
+    fn handle(&mut self, events: &Events, now: Instant) {
+        self.net.now = now;
         for event in events.iter() {
             let index = (event.token().0 >> 2) as u32;
             match event.token().0 & 3 {
@@ -183,7 +195,6 @@ impl Engine {
             }
         }
         self.step();
-        Ok(())
     }
 
     /// One turn of everything.

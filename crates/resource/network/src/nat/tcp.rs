@@ -2,6 +2,7 @@
 
 mod connection;
 mod flow;
+pub(super) mod fuzz;
 mod gaps;
 mod ring;
 

@@ -37,7 +37,7 @@ pub(super) enum Message {
 /// What a message says; `None` if it is none.
 pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
     match bytes.split_first()? {
-        (&HELLO, [VERSION, features]) => Some(Message::Hello(Features::from_bits(*features))),
+        (&HELLO, [VERSION, features]) => Some(Message::Hello(Features::from(*features))),
         (&FRAME, rest) => {
             let (header, frame) = rest.split_first_chunk::<{ header::LENGTH }>()?;
             let offload = header::decode(header)?;

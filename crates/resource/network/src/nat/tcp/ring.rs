@@ -36,7 +36,7 @@ impl Pool {
         self.left += bytes;
     }
 
-    #[cfg(test)]
+    /// How much is left.
     pub(in crate::nat) fn left(&self) -> usize {
         self.left
     }
