@@ -176,8 +176,8 @@ impl Pump {
                 device |= event.token() == DEVICE;
                 frames |= event.token() == FRAMES;
             }
-            frames = frames && self.from_guest();
-            match self.to_guest(device) {
+            frames = frames && self.take_from_guest();
+            match self.give_to_guest(device) {
                 Ok(more) => device = more,
                 Err(error) => {
                     tracing::error!(%error, "the tap ends: its interface is gone");
@@ -198,7 +198,7 @@ impl Pump {
     }
 
     /// One turn of frames from the guest. Whether there may be more.
-    fn from_guest(&mut self) -> bool {
+    fn take_from_guest(&mut self) -> bool {
         for _ in 0..TURN {
             let Some(packet) = self.port.receive() else { return self.port.retry_at().0.is_some() };
             let accepted = Features { udp: self.device.udp_gso(), ..Features::ALL };
@@ -213,7 +213,7 @@ impl Pump {
     }
 
     /// One turn of frames to the guest. Whether there may be more.
-    fn to_guest(&mut self, readable: bool) -> Result<bool, Errno> {
+    fn give_to_guest(&mut self, readable: bool) -> Result<bool, Errno> {
         if let Some(packet) = self.held.take()
             && let Err(packet) = self.port.send(packet)
         {
@@ -228,10 +228,9 @@ impl Pump {
             let slices = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(&mut self.buffer)];
             let length = match rustix::io::readv(&self.device, slices) {
                 Ok(length) => length,
-                Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => continue,
-                // The interface is down: nothing comes until it is up, which is an event.
-                Err(Errno::IO) => return Ok(false),
+                // Nothing there, or the interface is down: either way, more is an event.
+                Err(Errno::AGAIN | Errno::IO) => return Ok(false),
                 Err(errno) => return Err(errno),
             };
             let Some(bytes) = length.checked_sub(header::LENGTH).and_then(|length| self.buffer.get(..length))

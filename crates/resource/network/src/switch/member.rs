@@ -125,10 +125,10 @@ impl Member {
         let accepts = self.port.link().accepted();
         if accepts != self.announced {
             self.announced = accepts;
-            self.to_each(|peer| peer.announce(accepts));
+            self.for_each_peer(|peer| peer.announce(accepts));
         }
-        self.from_guest();
-        self.to_guest();
+        self.take_from_guest();
+        self.give_to_guest();
     }
 
     fn timeout(&self) -> Duration {
@@ -186,13 +186,15 @@ impl Member {
         self.table.forget(number);
     }
 
-    fn to_each(&mut self, mut act: impl FnMut(&mut Peer) -> Result<(), Errno>) {
+    fn for_each_peer(&mut self, mut act: impl FnMut(&mut Peer) -> Result<(), Errno>) {
         let results: Vec<_> = self.peers.iter_mut().map(|(number, peer)| (*number, act(peer))).collect();
-        results.into_iter().for_each(|(number, result)| self.check(number, result));
+        for (number, result) in results {
+            self.check(number, result);
+        }
     }
 
     /// One turn of frames from the guest.
-    fn from_guest(&mut self) {
+    fn take_from_guest(&mut self) {
         let now = Instant::now();
         for _ in 0..FRAMES {
             if !self.frames_wait {
@@ -213,13 +215,13 @@ impl Member {
                         self.check(number, result);
                     }
                 }
-                None => self.to_each(|peer| send_to(peer, packet.clone())),
+                None => self.for_each_peer(|peer| send_to(peer, packet.clone())),
             }
         }
     }
 
     /// One turn of each peer, as long as the guest has room.
-    fn to_guest(&mut self) {
+    fn give_to_guest(&mut self) {
         while let Some(packet) = self.held.pop() {
             if let Err(packet) = self.port.send(packet) {
                 self.held.push(packet);

@@ -112,7 +112,7 @@ fn connect_all(folder: &Path) -> io::Result<Vec<OwnedFd>> {
             }
             // It does not even take connections: the others do without it.
             Err(errno) => {
-                tracing::warn!(path = %path.display(), %errno, "a member of the switch does not answer")
+                tracing::warn!(path = %path.display(), %errno, "a member of the switch does not answer");
             }
         }
     }

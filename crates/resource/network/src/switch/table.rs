@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How many addresses are remembered. While it is full, frames for others go to all.
 const ADDRESSES: usize = 1024;
 /// How long an address is remembered after its last frame: IEEE 802.1D's ageing time.
-const AGE: Duration = Duration::from_secs(300);
+const AGE: Duration = Duration::from_mins(5);
 
 /// An Ethernet address.
 pub(super) type Address = [u8; 6];

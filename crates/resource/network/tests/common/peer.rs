@@ -26,7 +26,7 @@ pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd50, 0x6f73, 0x6164, 0x61
 pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A link's end as smoltcp's device.
 pub(crate) struct Card {

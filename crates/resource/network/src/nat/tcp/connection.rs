@@ -20,7 +20,7 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the same bytes are sent again before the guest is taken for dead: some 90 seconds.
 const MAX_TRIES: u32 = 15;
 /// How long nothing may come from the guest before it is asked for a sign of life (RFC 9293 § 3.8.4), and how often then.
-const KEEPALIVE: Duration = Duration::from_secs(2 * 3600);
+const KEEPALIVE: Duration = Duration::from_hours(2);
 const KEEPALIVE_AGAIN: Duration = Duration::from_secs(75);
 /// How many probes in a row may go unanswered.
 const MAX_PROBES: u32 = 9;
@@ -39,7 +39,7 @@ pub(super) struct Segment<'a> {
     pub(super) window: u16,
     /// Of a SYN only.
     pub(super) window_scale: Option<u8>,
-    pub(super) max_segment: Option<u16>,
+    pub(super) mss: Option<u16>,
     pub(super) payload: &'a [u8],
 }
 
@@ -200,7 +200,7 @@ impl Connection {
         self.window_seq = syn.seq;
         (self.guest_scale, self.our_scale) = syn.window_scale.map_or((0, 0), |scale| (scale.min(14), SCALE));
         // RFC 9293 § 3.7.1 for the default; a guest that wants tiny segments gets small ones.
-        self.max_segment = syn.max_segment.unwrap_or(536).max(88);
+        self.max_segment = syn.mss.unwrap_or(536).max(88);
     }
 
     /// The sequence number of the guest's SYN.

@@ -232,10 +232,10 @@ impl Flow {
     }
 
     /// When the flow wants to be woken.
-    pub(super) fn deadline(&self, now: Instant) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         let deadline = self.connection.deadline();
         if self.inbound.is_idle() || self.connection.outbound.is_idle() {
-            return deadline.min(self.used.max(now - KEEP_MEMORY) + KEEP_MEMORY);
+            return deadline.min(self.used + KEEP_MEMORY);
         }
         deadline
     }
@@ -284,7 +284,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Segment<'_>> {
         rst: repr.control == TcpControl::Rst,
         window: repr.window_len,
         window_scale: repr.window_scale,
-        max_segment: repr.max_seg_size,
+        mss: repr.max_seg_size,
         payload: repr.payload,
     })
 }
