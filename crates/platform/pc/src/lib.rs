@@ -10,7 +10,8 @@
 //!
 //! - **Ports and memory**: the engine calls its processor's view of the board (`cpu`), which finds the device.
 //! - **Interrupts**: a device drives its line (`wiring`), that leads to the PIC and the I/O APIC, and either ends
-//!   at a local APIC (`apics`), which raises the processor's [attention](posada_vcpu::Attention).
+//!   at a local APIC (`apics`), which raises the processor's [attention](posada_vcpu::Attention). Messages of PCI
+//!   devices go straight there.
 //! - **Time**: all devices read one [clock](posada_vcpu::Clock). One thread sleeps until the earliest deadline of
 //!   all timers (`alarm`); a guest that halts costs the host nothing.
 //!

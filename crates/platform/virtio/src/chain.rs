@@ -1,5 +1,7 @@
 //! One request: the buffers of a descriptor chain, read and written front to back.
 
+use std::sync::Arc;
+
 use posada_memory::{Gpa, GuestRam};
 
 /// Bytes that the driver has not provided, or that lie where there is no RAM.
@@ -51,7 +53,7 @@ impl Pieces {
 /// §2.7.4.2).
 #[derive(Clone, Debug)]
 pub struct Chain {
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
     head: u16,
     readable: Pieces,
     writable: Pieces,
@@ -59,7 +61,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn new(ram: GuestRam, head: u16) -> Self {
+    pub(crate) fn new(ram: Arc<GuestRam>, head: u16) -> Self {
         let (readable, writable) = (Pieces::default(), Pieces::default());
         Self { ram, head, readable, writable, written: 0 }
     }
@@ -163,10 +165,9 @@ impl Chain {
 
     /// Parts the last `count` writable bytes from the rest: a status that comes after data of any length.
     pub fn split_writable(&mut self, count: u64) -> Result<Self, BadBuffer> {
-        let mut tail = self.clone();
+        let writable = self.writable.clone();
+        let mut tail = Self { writable, ..Self::new(Arc::clone(&self.ram), self.head) };
         let first = self.writable.left.checked_sub(count).ok_or(BadBuffer)?;
-        tail.readable = Pieces::default();
-        tail.written = 0;
         tail.skip_writable(first)?;
         tail.written = 0;
         self.writable.left = first;

@@ -385,6 +385,7 @@ impl Handler for Card {
         self.is_set_up = false;
         self.pairs = 1;
         self.unsent = None;
+        self.undelivered.clear();
         self.filled = 0;
         self.link.accept(Features::NONE);
     }

@@ -22,7 +22,7 @@ pub struct Broken;
 #[derive(Debug)]
 pub struct Rings {
     name: &'static str,
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
     queues: Box<[Mutex<Queue>]>,
     interrupt: Arc<Interrupt>,
     /// Whether the driver has set up the device, and has not broken it.
@@ -41,7 +41,7 @@ impl Rings {
             |size: &u16| Mutex::new(Queue::new(*size).expect("a queue has a power of two of entries"));
         let queues = sizes.iter().map(queue).collect();
         let (active, features) = (AtomicBool::new(false), AtomicU64::new(0));
-        Arc::new(Self { name, ram, queues, interrupt, active, features })
+        Arc::new(Self { name, ram: Arc::new(ram), queues, interrupt, active, features })
     }
 
     pub(crate) fn queue(&self, index: usize) -> MutexGuard<'_, Queue> {
@@ -102,7 +102,7 @@ impl Rings {
         };
         let mut available = queue.iter(self.ram.view()).map_err(|error| fail(&error.to_string()))?;
         let Some(descriptors) = available.next() else { return Ok(None) };
-        let mut chain = Chain::new(self.ram.clone(), descriptors.head_index());
+        let mut chain = Chain::new(Arc::clone(&self.ram), descriptors.head_index());
         // The chain's iterator ends without a word where a chain goes wrong: then the last descriptor seen is not the
         // last of the chain, or there is none at all.
         let (mut count, mut complete) = (0, false);
