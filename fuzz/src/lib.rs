@@ -15,9 +15,9 @@ mod device_registers;
 mod guest_frames;
 mod instructions;
 mod session;
-mod virtio;
 mod switch_peer;
 mod tcp_guest;
+mod virtio;
 
 /// Any sequence of operations on every device of a PC.
 ///
