@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use posada_network::nat::Publish;
 use posada_pc::Engine;
 
+use crate::devices::{DiskSpec, NetSpec, ShareSpec};
 use crate::{status, trace};
 
 /// Hosts any guest, with or without hardware virtualization.
@@ -73,6 +75,30 @@ pub(crate) struct Run {
     /// Translated code that each processor keeps, 2M to 1G: a number with K, M or G; without a letter, MiB
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     pub code_cache: Memory,
+    /// A disk: an image file, and after commas ro (read-only), snapshot (changes are thrown away), format=FORMAT
+    /// (raw, qcow2, ...); may be given several times
+    #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
+    pub disk: Vec<DiskSpec>,
+
+    /// The network: user (by way of this process, without privileges), switch:NAME (other guests that name it),
+    /// tap:NAME (an interface of the host) or none; after a comma mac=ADDRESS
+    #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
+    pub net: NetSpec,
+
+    /// A port of the host that leads to one of the guest, such as 8080:80 or 127.0.0.1:5353:53/udp; may be given
+    /// several times
+    #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp]", value_parser = Publish::from_str)]
+    pub publish: Vec<Publish>,
+
+    /// A folder of the host for the guest, read-only with ",ro"; may be given several times. In the guest: mount -t
+    /// virtiofs TAG /mnt
+    #[arg(long, value_name = "FOLDER:TAG[,ro]", value_parser = ShareSpec::from_str)]
+    pub share: Vec<ShareSpec>,
+
+    /// Sockets between guest and host: a program of the host connects to the Unix socket PATH and writes "CONNECT port";
+    /// one of the guest connects to port P of context 2 and reaches the Unix socket PATH_P
+    #[arg(long, value_name = "PATH")]
+    pub vsock: Option<PathBuf>,
 
     /// End the run when the guest resets the machine
     #[arg(long)]

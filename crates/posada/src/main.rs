@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod devices;
 mod image;
 mod keys;
 mod progress;

@@ -20,7 +20,7 @@ use crate::arguments::Run;
 use crate::keys::{Action, HELP, Keys};
 use crate::progress::Bars;
 use crate::terminal::{self, Raw};
-use crate::{status, trace};
+use crate::{devices, status, trace};
 
 /// How much of the console is kept for when a command fails to run, in bytes.
 const CONSOLE_TAIL: usize = 16 << 10;
@@ -56,6 +56,9 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
             OnTripleFault::Exit
         });
 
+    let (plugged, beside) = devices::plug(builder, arguments)?;
+    builder = plugged;
+
     // The relay needs the machine's handle, and the machine the relay's writer.
     let late: Arc<Mutex<Option<Handle>>> = Arc::default();
     let ending = Arc::new(Ending::default());
@@ -88,6 +91,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
     let began = Instant::now();
     let outcome = pc.run();
     let took = began.elapsed();
+    drop(beside);
     let signal = ending.signal.load(Ordering::Acquire);
     let quit = ending.quit.load(Ordering::Acquire);
     let finished = match relay.map(Arc::try_unwrap) {

@@ -6,11 +6,12 @@
 //!
 //! The machine is a PC without firmware and without display: two 16550 serial ports, the 8259 pair, I/O APIC and
 //! local APICs, the 8254 timer, the CMOS clock, the 8042, ACPI power management, and PCI with configuration
-//! space by ports and by memory. Its tables are those of [`posada_boot::acpi`].
+//! space by ports and by memory, on which [virtio devices](posada_virtio) are plugged. Its tables are those of [`posada_boot::acpi`].
 //!
 //! - **Ports and memory**: the engine calls its processor's view of the board (`cpu`), which finds the device.
 //! - **Interrupts**: a device drives its line (`wiring`), that leads to the PIC and the I/O APIC, and either ends
-//!   at a local APIC (`apics`), which raises the processor's [attention](posada_vcpu::Attention).
+//!   at a local APIC (`apics`), which raises the processor's [attention](posada_vcpu::Attention). Messages of PCI
+//!   devices go straight there.
 //! - **Time**: all devices read one [clock](posada_vcpu::Clock). One thread sleeps until the earliest deadline of
 //!   all timers (`alarm`); a guest that halts costs the host nothing.
 //!
