@@ -121,6 +121,39 @@ pub enum Error {
         problem: String,
     },
 
+    /// The host's apt sources have no such suite.
+    #[error(
+        "cannot make the image debian:{suite}: the apt sources of this system have no Debian suite `{suite}` with the \
+         component main{}{said}\nAdd one to /etc/apt/sources.list.d, as sources.list(5) says",
+        if known.is_empty() { "; they have no Debian suite at all".to_owned() } else { format!("; possible are {known}") }
+    )]
+    NoSuite {
+        /// The suite that was asked for.
+        suite: String,
+        /// The images that could be made instead.
+        known: String,
+        /// What apt-get said while it updated its lists, indented, or nothing.
+        said: String,
+    },
+
+    /// Nobody has said what to build a disk in.
+    #[error("the image {name} has a disk, which is built in a machine, and this program has brought none")]
+    NoMachine {
+        /// The image's name.
+        name: String,
+    },
+
+    /// The guest that builds a disk failed.
+    #[error("could not build the disk of {name}: {problem}{said}\nNothing of it is kept; the next run tries again")]
+    Build {
+        /// The image's name.
+        name: String,
+        /// What happened.
+        problem: String,
+        /// The last lines of the guest's console, indented, or nothing.
+        said: String,
+    },
+
     /// The guest's command cannot be passed on.
     #[error(transparent)]
     Session(#[from] SessionError),

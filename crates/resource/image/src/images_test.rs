@@ -14,13 +14,14 @@ struct Counting {
 }
 
 impl Recipe for Counting {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "counting"
     }
 
     fn make(
         &self,
         have: &[Package],
+        _machine: Option<&dyn Machine>,
         staging: &mut Staging,
         progress: &mut dyn Progress,
     ) -> Result<Option<Made>> {
