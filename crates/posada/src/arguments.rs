@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use posada_pc::Engine;
 
+use crate::devices::DiskSpec;
 use crate::{status, trace};
 
 /// Hosts any guest, with or without hardware virtualization.
@@ -69,6 +70,11 @@ pub(crate) struct Run {
     /// by one)
     #[arg(long, value_name = "ENGINE", default_value_t, value_parser = Engine::from_str)]
     pub engine: Engine,
+
+    /// A disk: a file, and after commas ro (read-only), snapshot (changes are thrown away), format=FORMAT; may be
+    /// given several times
+    #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
+    pub disk: Vec<DiskSpec>,
 
     /// End the run when the guest resets the machine
     #[arg(long)]

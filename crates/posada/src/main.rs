@@ -6,6 +6,7 @@
 
 mod arguments;
 mod image;
+mod devices;
 mod keys;
 mod progress;
 mod run;

@@ -20,7 +20,7 @@ use crate::arguments::Run;
 use crate::keys::{Action, HELP, Keys};
 use crate::progress::Bars;
 use crate::terminal::{self, Raw};
-use crate::{status, trace};
+use crate::{devices, status, trace};
 
 /// How much of the console is kept for when a command fails to run, in bytes.
 const CONSOLE_TAIL: usize = 16 << 10;
@@ -53,6 +53,8 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
         } else {
             OnTripleFault::Exit
         });
+
+    builder = devices::plug(builder, arguments)?;
 
     // The relay needs the machine's handle, and the machine the relay's writer.
     let late: Arc<Mutex<Option<Handle>>> = Arc::default();

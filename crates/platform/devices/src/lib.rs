@@ -14,7 +14,7 @@
 //! | [`ioapic`] | I/O APIC | Intel 82093AA data sheet (290566), ICH9 for the EOI register |
 //! | [`i8042`] | keyboard controller, PS/2 keyboard and mouse, port 0x92 | IBM PS/2 Technical Reference, 8042 chapter |
 //! | [`acpi_pm`] | ACPI fixed hardware: power management timer, events, sleep, reset | ACPI 6.4 §4.8 |
-//! | [`pci`] | host bridge, configuration space by port and by ECAM | PCI 3.0 §3.2.2.3, §6; PCI Express 3.0 §7.2 |
+//! | [`pci`] | host bridge, configuration space by port and by ECAM, MSI-X | PCI 3.0 §3.2.2.3, §6; PCI Express 3.0 §7.2 |
 //! | [`debug_exit`] | port by which a test guest gives its exit status | – |
 //!
 //! # Common rules
@@ -82,7 +82,8 @@ pub struct StateError {
 }
 
 impl StateError {
-    pub(crate) fn new(device: &'static str, found: impl Into<String>) -> Self {
+    /// What was found in the state of which device.
+    pub fn new(device: &'static str, found: impl Into<String>) -> Self {
         Self { device, found: found.into() }
     }
 }

@@ -3,18 +3,23 @@
 //! [`PciBus`] is bus 0 with its host bridge. A guest reaches the configuration space of its functions through the
 //! ports 0xcf8 and 0xcfc (configuration mechanism #1, PCI 3.0 §3.2.2.3.2) or through memory (ECAM, PCI Express
 //! 3.0 §7.2.2). What a function's base address registers claim, the bus finds: the board asks it about every
-//! access that is nobody else's.
+//! access that is nobody else's, and finds the function without going through all of them.
 //!
 //! A [`PciFunction`] embeds a [`ConfigSpace`], which knows which bits are writable, how a base address register
-//! tells its size, and how capabilities are chained.
+//! tells its size, and how capabilities are chained. [`Msix`] is the table of its message-signalled interrupts.
 
 mod bus;
 mod config;
 mod host_bridge;
+mod msix;
+
+use std::ops::Range;
+use std::sync::Arc;
 
 pub use bus::{Address, PciBus, PciBusState};
 pub use config::{Bar, BarKind, ConfigSpace, ConfigSpaceState, Identity};
 pub use host_bridge::HostBridge;
+pub use msix::{MessageBus, Msix, MsixState};
 
 /// The configuration address port (32 bits).
 pub const CONFIG_ADDRESS: u16 = 0xcf8;
@@ -26,6 +31,10 @@ pub const ECAM_BUS_LEN: u64 = 1 << 20;
 pub const CAPABILITY_MSIX: u8 = 0x11;
 /// Capability ID of a vendor-specific capability, as virtio has.
 pub const CAPABILITY_VENDOR: u8 = 0x09;
+
+/// Who is told of a write without any lock: of its offset from where the doorbell begins, and its value. It runs on the
+/// processor's thread, so all it does is wake somebody.
+pub type Doorbell = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 /// One function of a PCI device.
 pub trait PciFunction: Send {
@@ -56,6 +65,13 @@ pub trait PciFunction: Send {
     /// Writes `size` bytes (1, 2, 4 or 8) at `offset` in what base address register `bar` claims.
     fn write_bar(&mut self, bar: usize, offset: u64, size: u8, value: u64) {
         let _ = (bar, offset, size, value);
+    }
+
+    /// The part of what base address register `bar` claims, as offsets, whose writes go to a doorbell and not to
+    /// [`write_bar`](Self::write_bar). It never changes.
+    fn doorbell(&self, bar: usize) -> Option<(Range<u64>, Doorbell)> {
+        let _ = bar;
+        None
     }
 
     /// The machine's reset. The default resets the configuration space.

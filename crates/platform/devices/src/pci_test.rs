@@ -57,16 +57,16 @@ fn bus() -> (PciBus, Log) {
     (pci, log)
 }
 
-fn select(pci: &mut PciBus, device: u32, function: u32, register: u32) {
+fn select(pci: &PciBus, device: u32, function: u32, register: u32) {
     pci.write_port(CONFIG_ADDRESS, 4, 1 << 31 | device << 11 | function << 8 | register);
 }
 
-fn read(pci: &mut PciBus, device: u32, register: u32) -> u32 {
+fn read(pci: &PciBus, device: u32, register: u32) -> u32 {
     select(pci, device, 0, register);
     pci.read_port(CONFIG_DATA, 4)
 }
 
-fn write(pci: &mut PciBus, device: u32, register: u32, value: u32) {
+fn write(pci: &PciBus, device: u32, register: u32, value: u32) {
     select(pci, device, 0, register);
     pci.write_port(CONFIG_DATA, 4, value);
 }
@@ -75,14 +75,14 @@ fn write(pci: &mut PciBus, device: u32, register: u32, value: u32) {
 
 #[test]
 fn functions_answer_at_their_place_and_absent_ones_read_all_ones() {
-    let (mut pci, _) = bus();
-    assert_eq!(read(&mut pci, 0, 0), 0x29c0_8086);
-    assert_eq!(read(&mut pci, 0, 8), 0x0600_0000);
-    assert_eq!(read(&mut pci, 3, 0), 0x1042_1af4);
-    assert_eq!(read(&mut pci, 3, 8), 0x0180_0201);
-    assert_eq!(read(&mut pci, 3, 0x2c), 0x1100_1af4);
-    assert_eq!(read(&mut pci, 4, 0), 0xffff_ffff);
-    select(&mut pci, 3, 1, 0);
+    let (pci, _) = bus();
+    assert_eq!(read(&pci, 0, 0), 0x29c0_8086);
+    assert_eq!(read(&pci, 0, 8), 0x0600_0000);
+    assert_eq!(read(&pci, 3, 0), 0x1042_1af4);
+    assert_eq!(read(&pci, 3, 8), 0x0180_0201);
+    assert_eq!(read(&pci, 3, 0x2c), 0x1100_1af4);
+    assert_eq!(read(&pci, 4, 0), 0xffff_ffff);
+    select(&pci, 3, 1, 0);
     assert_eq!(pci.read_port(CONFIG_DATA, 4), 0xffff_ffff);
     pci.write_port(CONFIG_ADDRESS, 4, 0x8001_0000);
     assert_eq!(pci.read_port(CONFIG_DATA, 4), 0xffff_ffff, "there is no bus 1");
@@ -90,11 +90,11 @@ fn functions_answer_at_their_place_and_absent_ones_read_all_ones() {
 
 #[test]
 fn bytes_and_words_come_from_their_lanes() {
-    let (mut pci, _) = bus();
-    select(&mut pci, 3, 0, 0);
+    let (pci, _) = bus();
+    select(&pci, 3, 0, 0);
     assert_eq!(pci.read_port(CONFIG_DATA + 2, 2), 0x1042);
     assert_eq!(pci.read_port(CONFIG_DATA + 1, 1), 0x1a);
-    select(&mut pci, 3, 0, 0x3c);
+    select(&pci, 3, 0, 0x3c);
     pci.write_port(CONFIG_DATA, 1, 0x0b);
     assert_eq!(pci.read_port(CONFIG_DATA, 4), 0x0000_010b);
     assert_eq!(pci.read_port(CONFIG_DATA + 3, 2), 0xffff, "an access across the dword");
@@ -102,7 +102,7 @@ fn bytes_and_words_come_from_their_lanes() {
 
 #[test]
 fn without_the_enable_bit_the_data_ports_are_dead() {
-    let (mut pci, _) = bus();
+    let (pci, _) = bus();
     pci.write_port(CONFIG_ADDRESS, 4, 3 << 11);
     assert_eq!(pci.read_port(CONFIG_DATA, 4), 0xffff_ffff);
 }
@@ -110,7 +110,7 @@ fn without_the_enable_bit_the_data_ports_are_dead() {
 #[test]
 fn the_address_register_is_for_dwords_and_keeps_no_reserved_bits() {
     // Software tells mechanism #1 by this.
-    let (mut pci, _) = bus();
+    let (pci, _) = bus();
     pci.write_port(CONFIG_ADDRESS, 4, 0x8000_0000);
     assert_eq!(pci.read_port(CONFIG_ADDRESS, 4), 0x8000_0000);
     pci.write_port(CONFIG_ADDRESS + 3, 1, 0x01);
@@ -125,12 +125,12 @@ fn the_address_register_is_for_dwords_and_keeps_no_reserved_bits() {
 
 #[test]
 fn ecam_reaches_the_same_registers_and_the_extended_ones() {
-    let (mut pci, _) = bus();
+    let (pci, _) = bus();
     let card = 3 << 15;
     assert_eq!(pci.read_ecam(card, 4), 0x1042_1af4);
     assert_eq!(pci.read_ecam(card | 2, 2), 0x1042);
     pci.write_ecam(card | 0x3c, 1, 0x0a);
-    assert_eq!(read(&mut pci, 3, 0x3c) & 0xff, 0x0a);
+    assert_eq!(read(&pci, 3, 0x3c) & 0xff, 0x0a);
     assert_eq!(pci.read_ecam(card | 0x100, 4), 0, "no extended capability");
     assert_eq!(pci.read_ecam(0x100, 4), 0xffff_ffff, "a conventional function has no extended registers");
     assert_eq!(pci.read_ecam(1 << 20, 4), 0xffff_ffff, "bus 1");
@@ -142,24 +142,24 @@ fn ecam_reaches_the_same_registers_and_the_extended_ones() {
 
 #[test]
 fn read_only_registers_stay() {
-    let (mut pci, _) = bus();
+    let (pci, _) = bus();
     for register in (0..0x40).step_by(4) {
-        write(&mut pci, 3, register, 0);
-        write(&mut pci, 3, register, 0xffff_ffff);
+        write(&pci, 3, register, 0);
+        write(&pci, 3, register, 0xffff_ffff);
     }
-    assert_eq!(read(&mut pci, 3, 0), 0x1042_1af4);
-    assert_eq!(read(&mut pci, 3, 4), u32::from(0x0547_u16), "command bits, no status");
-    assert_eq!(read(&mut pci, 3, 8), 0x0180_0201);
-    assert_eq!(read(&mut pci, 3, 0x3c) >> 8, 1, "the pin");
+    assert_eq!(read(&pci, 3, 0), 0x1042_1af4);
+    assert_eq!(read(&pci, 3, 4), u32::from(0x0547_u16), "command bits, no status");
+    assert_eq!(read(&pci, 3, 8), 0x0180_0201);
+    assert_eq!(read(&pci, 3, 0x3c) >> 8, 1, "the pin");
 }
 
 #[test]
 fn a_device_with_several_functions_says_so() {
     let (mut pci, _) = bus();
-    assert_eq!(read(&mut pci, 3, 0x0c) >> 16 & 0x80, 0);
+    assert_eq!(read(&pci, 3, 0x0c) >> 16 & 0x80, 0);
     pci.add(Address::new(3, 2), Box::new(Card::new().0));
-    assert_eq!(read(&mut pci, 3, 0x0c) >> 16 & 0x80, 0x80);
-    select(&mut pci, 3, 2, 0);
+    assert_eq!(read(&pci, 3, 0x0c) >> 16 & 0x80, 0x80);
+    select(&pci, 3, 2, 0);
     assert_eq!(pci.read_port(CONFIG_DATA, 4), 0x1042_1af4);
 }
 
@@ -193,21 +193,21 @@ const SIZES: [(u32, u32); 4] =
 
 #[test]
 fn sizes_are_told_by_writing_ones() {
-    let (mut pci, _) = bus();
+    let (pci, _) = bus();
     for (register, size) in SIZES {
-        write(&mut pci, 3, register, 0xffff_ffff);
-        assert_eq!(read(&mut pci, 3, register), size);
+        write(&pci, 3, register, 0xffff_ffff);
+        assert_eq!(read(&pci, 3, register), size);
     }
-    write(&mut pci, 3, 0x20, 0xffff_ffff);
-    assert_eq!(read(&mut pci, 3, 0x20), 0, "a register that is not there");
+    write(&pci, 3, 0x20, 0xffff_ffff);
+    assert_eq!(read(&pci, 3, 0x20), 0, "a register that is not there");
 }
 
 #[test]
 fn a_claim_needs_an_address_and_its_enable() {
-    let (mut pci, log) = bus();
-    write(&mut pci, 3, 0x14, 0xfebf_0000);
+    let (pci, log) = bus();
+    write(&pci, 3, 0x14, 0xfebf_0000);
     assert_eq!(pci.read_memory(0xfebf_0004, 4), None, "memory is not enabled");
-    write(&mut pci, 3, 4, 2);
+    write(&pci, 3, 4, 2);
     assert_eq!(pci.read_memory(0xfebf_0004, 4), Some(0x1122_3344_5566_7788));
     assert_eq!(pci.read_memory(0xfebf_1000, 4), None);
     assert_eq!(pci.read_memory(0xfebe_ffff, 1), None);
@@ -218,11 +218,11 @@ fn a_claim_needs_an_address_and_its_enable() {
 
 #[test]
 fn wide_addresses_and_ports_are_claimed() {
-    let (mut pci, log) = bus();
-    write(&mut pci, 3, 0x18, 0);
-    write(&mut pci, 3, 0x1c, 0x40);
-    write(&mut pci, 3, 0x10, 0xc000);
-    write(&mut pci, 3, 4, 3);
+    let (pci, log) = bus();
+    write(&pci, 3, 0x18, 0);
+    write(&pci, 3, 0x1c, 0x40);
+    write(&pci, 3, 0x10, 0xc000);
+    write(&pci, 3, 4, 3);
     assert!(pci.read_memory(0x41_ffff_ffff, 1).is_some());
     assert!(pci.read_memory(0x42_0000_0000, 1).is_none());
     assert_eq!(pci.read_io(0xc01f, 1), Some(0x5566_7788));
@@ -234,11 +234,11 @@ fn wide_addresses_and_ports_are_claimed() {
 
 #[test]
 fn a_register_full_of_ones_claims_the_top_without_overflow() {
-    let (mut pci, _) = bus();
+    let (pci, _) = bus();
     for (register, _) in SIZES {
-        write(&mut pci, 3, register, 0xffff_ffff);
+        write(&pci, 3, register, 0xffff_ffff);
     }
-    write(&mut pci, 3, 4, 3);
+    write(&pci, 3, 4, 3);
     assert!(pci.read_memory(u64::MAX, 1).is_some());
     assert!(pci.read_io(0xffff, 1).is_some());
 }
@@ -254,17 +254,17 @@ fn a_wide_register_takes_two() {
 
 #[test]
 fn the_host_bridge_says_where_ecam_is() {
-    let (mut pci, _) = bus();
-    assert_eq!(read(&mut pci, 0, 0x60), 0xe000_0001);
-    write(&mut pci, 0, 0x60, 0);
-    assert_eq!(read(&mut pci, 0, 0x60), 0xe000_0001);
+    let (pci, _) = bus();
+    assert_eq!(read(&pci, 0, 0x60), 0xe000_0001);
+    write(&pci, 0, 0x60, 0);
+    assert_eq!(read(&pci, 0, 0x60), 0xe000_0001);
 }
 
 #[test]
 fn the_host_bridge_keeps_the_attribute_maps() {
-    let (mut pci, _) = bus();
-    write(&mut pci, 0, 0x90, 0xffff_ffff);
-    assert_eq!(read(&mut pci, 0, 0x90), 0x3333_3330);
+    let (pci, _) = bus();
+    write(&pci, 0, 0x90, 0xffff_ffff);
+    assert_eq!(read(&pci, 0, 0x90), 0x3333_3330);
 }
 
 // Saving and resetting.
@@ -286,11 +286,11 @@ fn a_configuration_space_goes_through_a_file() {
 
 #[test]
 fn reset_forgets_addresses_and_enables() {
-    let (mut pci, _) = bus();
-    write(&mut pci, 3, 0x14, 0xfebf_0000);
-    write(&mut pci, 3, 4, 2);
+    let (pci, _) = bus();
+    write(&pci, 3, 0x14, 0xfebf_0000);
+    write(&pci, 3, 4, 2);
     pci.reset();
     assert_eq!(pci.read_memory(0xfebf_0000, 4), None);
     assert_eq!(pci.read_port(CONFIG_ADDRESS, 4), 0);
-    assert_eq!(read(&mut pci, 3, 0x14), 0);
+    assert_eq!(read(&pci, 3, 0x14), 0);
 }

@@ -9,16 +9,19 @@ use posada_devices::Nanos;
 use posada_devices::acpi_pm::AcpiPm;
 use posada_devices::cmos::Cmos;
 use posada_devices::i8042::I8042;
-use posada_devices::pci::{Address, HostBridge, PciBus};
+use posada_devices::pci::{Address, HostBridge, MessageBus, PciBus};
 use posada_devices::pit::Pit;
+use posada_memory::GuestRam;
 use posada_vcpu::Clock;
+use posada_virtio::{Device, VirtioPci};
 
 use crate::alarm::Alarm;
 use crate::apics::Apics;
 use crate::console::SerialPort;
 use crate::control::{Control, Request};
-use crate::layout::{ECAM, Layout, SCI, SERIAL};
-use crate::wiring::{IsaLine, Wiring};
+use crate::Error;
+use crate::layout::{ECAM, Layout, PCI_DEVICES, SCI, SERIAL};
+use crate::wiring::{IsaLine, PciPin, Wiring};
 
 /// How long output may be collected before it is written out, if the guest does not pause.
 const OUTPUT_DELAY: Duration = Duration::from_millis(4);
@@ -42,7 +45,7 @@ pub(crate) struct Board {
     cmos: Mutex<Cmos<IsaLine>>,
     power: Mutex<AcpiPm<IsaLine>>,
     keyboard: Mutex<I8042<IsaLine>>,
-    pci: Mutex<PciBus>,
+    pub(crate) pci: PciBus,
     output: Output,
 }
 
@@ -65,13 +68,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Puts virtio devices on the bus, each a device of its own.
+fn plug(
+    cards: Vec<Box<dyn Device>>,
+    pci: &mut PciBus,
+    wiring: &Arc<Wiring>,
+    ram: &GuestRam,
+) -> Result<(), Error> {
+    if cards.len() > PCI_DEVICES.len() {
+        return Err(Error::Devices { devices: cards.len() });
+    }
+    for (device, card) in PCI_DEVICES.zip(cards) {
+        let name = card.kind().name;
+        let pin = PciPin { wiring: Arc::clone(wiring), device };
+        let function = VirtioPci::new(card, ram, Arc::clone(wiring) as Arc<dyn MessageBus>, Box::new(pin))
+            .map_err(|cause| Error::Device { name, cause })?;
+        pci.add(Address::new(device, 0), Box::new(function));
+    }
+    Ok(())
+}
+
 impl Board {
     pub(crate) fn new(
         layout: &Layout,
         cpus: u32,
         outputs: [Box<dyn Write + Send>; 2],
         debug_exit: bool,
-    ) -> Arc<Self> {
+        cards: Vec<Box<dyn Device>>,
+        ram: &GuestRam,
+    ) -> Result<Arc<Self>, Error> {
         let apics = Arc::new(Apics::new(cpus));
         let wiring = Arc::new(Wiring::new(apics));
         let line = |irq| IsaLine { wiring: Arc::clone(&wiring), irq };
@@ -83,12 +108,13 @@ impl Board {
         cmos.set_memory_size(layout.low_end, layout.high);
         let mut pci = PciBus::new();
         pci.add(Address::new(0, 0), Box::new(HostBridge::new(Some(ECAM))));
+        plug(cards, &mut pci, &wiring, ram)?;
         let mut serial = SERIAL.into_iter().zip(outputs);
         let mut port = || {
             let ((_, irq), output) = serial.next().expect("two ports and two outputs");
             SerialPort::new(line(irq), output)
         };
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             clock,
             control: Control::default(),
             alarm: Alarm::new(),
@@ -100,10 +126,10 @@ impl Board {
             cmos: Mutex::new(cmos),
             power: Mutex::new(AcpiPm::new(line(SCI))),
             keyboard: Mutex::new(I8042::new(line(1), line(12))),
-            pci: Mutex::new(pci),
+            pci,
             output: Output::default(),
             wiring,
-        })
+        }))
     }
 
     pub(crate) fn pit(&self) -> MutexGuard<'_, Pit<IsaLine>> {
@@ -122,10 +148,6 @@ impl Board {
         lock(&self.keyboard)
     }
 
-    pub(crate) fn pci(&self) -> MutexGuard<'_, PciBus> {
-        lock(&self.pci)
-    }
-
     /// Asks for the end of the run.
     pub(crate) fn request(&self, request: impl Into<Request>) {
         self.control.request(request.into());
@@ -138,7 +160,7 @@ impl Board {
         self.cmos().reset();
         self.power().reset();
         self.keyboard().reset();
-        self.pci().reset();
+        self.pci.reset();
         for serial in &self.serial {
             serial.reset();
         }

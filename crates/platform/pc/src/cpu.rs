@@ -191,13 +191,13 @@ impl Cpu {
                 // There is RAM from here up to at least 4 MiB.
                 return self.ram.read(shadow, data).unwrap_or_else(|_| data.fill(0xff));
             }
-            _ => self.board.pci().read_memory(address, size).unwrap_or(u64::MAX),
+            _ => self.board.pci.read_memory(address, size).unwrap_or(u64::MAX),
         };
         fill(data, value);
     }
 
     fn read_ecam(&self, offset: u64, size: u8) -> u64 {
-        let mut pci = self.board.pci();
+        let pci = &self.board.pci;
         match size {
             8 => {
                 let (low, high) = (pci.read_ecam(offset, 4), pci.read_ecam(offset.wrapping_add(4), 4));
@@ -220,14 +220,14 @@ impl Cpu {
                 }
             }
             ECAM..ECAM_END => {
-                let (offset, mut pci) = (address - ECAM, self.board.pci());
+                let (offset, pci) = (address - ECAM, &self.board.pci);
                 pci.write_ecam(offset, size.min(4), value as u32);
                 if size == 8 {
                     pci.write_ecam(offset.wrapping_add(4), 4, (value >> 32) as u32);
                 }
             }
             _ => {
-                self.board.pci().write_memory(address, size, value);
+                self.board.pci.write_memory(address, size, value);
             }
         }
     }
@@ -252,10 +252,10 @@ impl Bus for Cpu {
             // One write in three of a kernel that boots: a delay, or a code for a display that is not there.
             0x80 => data.fill(0xff),
             acpi_pm::RESET_CONTROL if size == 1 => data[0] = self.board.power().read_reset_control(),
-            PCI_FIRST..=PCI_LAST => fill(data, u64::from(self.board.pci().read_port(port, size))),
+            PCI_FIRST..=PCI_LAST => fill(data, u64::from(self.board.pci.read_port(port, size))),
             PM..=PM_END => fill(data, u64::from(self.read_power(port, size))),
             _ if is_unclaimed(port) => {
-                let value = self.board.pci().read_io(port, size).unwrap_or(u32::MAX);
+                let value = self.board.pci.read_io(port, size).unwrap_or(u32::MAX);
                 fill(data, u64::from(value));
             }
             _ => {
@@ -276,13 +276,13 @@ impl Bus for Cpu {
                 let request = self.board.power().write_reset_control(data[0]);
                 self.power_request(request);
             }
-            PCI_FIRST..=PCI_LAST => self.board.pci().write_port(port, size, value(data) as u32),
+            PCI_FIRST..=PCI_LAST => self.board.pci.write_port(port, size, value(data) as u32),
             PM..=PM_END => self.write_power(port, size, value(data) as u32),
             debug_exit::PORT if self.board.debug_exit => {
                 self.board.request(Request::DebugExit(DebugExit.write(value(data) as u32)));
             }
             _ if is_unclaimed(port) => {
-                self.board.pci().write_io(port, size, value(data) as u32);
+                self.board.pci.write_io(port, size, value(data) as u32);
             }
             _ => {
                 for (offset, &byte) in (0..).zip(data) {

@@ -58,6 +58,20 @@ pub enum Error {
         /// What the engine says.
         cause: posada_vcpu::Error,
     },
+    /// There are more devices than places for them.
+    #[error("a guest cannot have {devices} devices: its PCI bus has room for 31")]
+    Devices {
+        /// How many were asked for.
+        devices: usize,
+    },
+    /// A device could not be made.
+    #[error("could not start the guest's {name}: {cause}")]
+    Device {
+        /// Which.
+        name: &'static str,
+        /// What the host said.
+        cause: std::io::Error,
+    },
     /// The host would not make a thread.
     #[error("could not start a thread for the guest: {0}")]
     Thread(std::io::Error),

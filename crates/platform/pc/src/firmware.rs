@@ -11,11 +11,11 @@ use posada_vcpu::x86::{Msrs, Running, State};
 
 use crate::Error;
 use crate::board::Board;
-use crate::layout::{EBDA, FIRMWARE, LOW_END_MAX, Layout, MP_TABLE, PHYSICAL_BITS, SERIAL};
+use crate::layout::{EBDA, FIRMWARE, LOW_END_MAX, Layout, MP_TABLE, PCI_WINDOWS, PHYSICAL_BITS, SERIAL};
 
 impl Board {
     /// Interrupt controllers with the vectors of a PC's BIOS and all inputs masked, the timer at 18.2 Hz, power
-    /// management in ACPI mode.
+    /// management in ACPI mode, places for what PCI devices claim.
     pub(crate) fn set_up_as_firmware(&self) {
         // ICW1 to ICW4, then the mask.
         let initialization =
@@ -36,6 +36,8 @@ impl Board {
         }
         drop(timer);
         self.power().enable_acpi();
+        let (memory, ports) = PCI_WINDOWS;
+        self.pci.assign(memory, ports);
     }
 }
 

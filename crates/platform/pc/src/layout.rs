@@ -36,6 +36,8 @@ const FOUR_GIB: u64 = 4 * GIB;
 
 const PCI_MEMORY: RangeInclusive<u32> = 0xc000_0000..=0xdfff_ffff;
 const PCI_MEMORY_64: u64 = 64 * GIB;
+/// Where firmware puts PCI devices: the memory below 4 GiB, and ports that nothing on the board has.
+pub(crate) const PCI_WINDOWS: (Range<u64>, Range<u16>) = (0xc000_0000..0xe000_0000, 0x1000..0xf000);
 /// PCI configuration space.
 pub(crate) const ECAM: u64 = 0xe000_0000;
 const LAST_BUS: u8 = 255;
@@ -49,6 +51,16 @@ pub(crate) const SCI: u8 = 9;
 pub(crate) const TIMER_PIN: u8 = 2;
 /// The I/O APIC's ID: beyond all processors' IDs (4 bits; kernels give it another if they must).
 const IOAPIC_ID: u8 = 0;
+
+/// The first input of the I/O APIC for the pins of PCI devices, and how many there are.
+const PCI_INPUTS: (u8, u8) = (16, 8);
+/// The numbers of PCI devices that the board may have besides the host bridge.
+pub(crate) const PCI_DEVICES: Range<u8> = 1..32;
+
+/// Where INTA# of a PCI device leads.
+pub(crate) fn pci_input(device: u8) -> u8 {
+    PCI_INPUTS.0 + device % PCI_INPUTS.1
+}
 
 /// I/O port and ISA interrupt of COM1 and COM2.
 pub(crate) const SERIAL: [(u16, u8); 2] = [(0x3f8, 4), (0x2f8, 3)];
@@ -123,7 +135,9 @@ impl Layout {
                 ports: vec![0..=0xcf7, 0xd00..=0xffff],
                 memory: PCI_MEMORY,
                 memory_64: Some(pci_64..=pci_64 + PCI_MEMORY_64 - 1),
-                interrupts: Vec::new(),
+                interrupts: PCI_DEVICES
+                    .map(|device| acpi::PciInterrupt { device, pin: 0, input: pci_input(device).into() })
+                    .collect(),
             },
             serial: SERIAL.map(|(port, irq)| acpi::Serial { port, irq }).to_vec(),
             keyboard: true,

@@ -6,7 +6,7 @@
 //!
 //! The machine is a PC without firmware and without display: two 16550 serial ports, the 8259 pair, I/O APIC and
 //! local APICs, the 8254 timer, the CMOS clock, the 8042, ACPI power management, and PCI with configuration
-//! space by ports and by memory. Its tables are those of [`posada_boot::acpi`].
+//! space by ports and by memory, on which [virtio devices](posada_virtio) are plugged. Its tables are those of [`posada_boot::acpi`].
 //!
 //! - **Ports and memory**: the engine calls its processor's view of the board (`cpu`), which finds the device.
 //! - **Interrupts**: a device drives its line (`wiring`), that leads to the PIC and the I/O APIC, and either ends

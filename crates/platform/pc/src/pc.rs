@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use posada_boot::{Kernel, MemoryMap};
 use posada_memory::GuestRam;
+use posada_storage::Disk;
 use posada_vcpu::x86::State;
 use posada_vcpu::{Connections, Exit, Vcpu};
+use posada_virtio::Device;
+use posada_virtio::block::Block;
 use posada_x86::Model;
 
 use crate::board::Board;
@@ -96,7 +99,11 @@ pub struct PcBuilder {
     on_reset: OnReset,
     on_triple_fault: OnTripleFault,
     outputs: [Box<dyn Write + Send>; 2],
+    devices: Vec<Maker>,
 }
+
+/// Makes a device for a machine with a number of processors.
+type Maker = Box<dyn FnOnce(u32) -> Box<dyn Device> + Send>;
 
 impl fmt::Debug for PcBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,6 +131,7 @@ impl PcBuilder {
             on_reset: OnReset::default(),
             on_triple_fault: OnTripleFault::default(),
             outputs: [Box::new(io::sink()), Box::new(io::sink())],
+            devices: Vec::new(),
         }
     }
 
@@ -164,6 +172,22 @@ impl PcBuilder {
         self
     }
 
+    /// Plugs a virtio device into the next place on the PCI bus. What the device cannot do at once, a thread of its own
+    /// does.
+    #[must_use]
+    pub fn device(mut self, device: impl Device + 'static) -> Self {
+        self.devices.push(Box::new(|_| Box::new(device)));
+        self
+    }
+
+    /// Plugs in a disk, with a serial number of at most 20 bytes by which guests can tell it from others.
+    #[must_use]
+    pub fn disk(mut self, disk: Arc<dyn Disk>, serial: impl Into<String>) -> Self {
+        let serial = serial.into();
+        self.devices.push(Box::new(move |cpus| Box::new(Block::new(disk, &serial, cpus))));
+        self
+    }
+
     /// Gives the machine the test port: a guest's write of `v` to I/O port 0xf4 ends the run with exit status
     /// `(v << 1) | 1`.
     #[must_use]
@@ -195,7 +219,8 @@ impl PcBuilder {
         check_host_memory(self.memory, host_memory())?;
         let model = Model::named(&self.cpu_model)?;
         let ram = GuestRam::new(&layout.ram())?;
-        let board = Board::new(&layout, self.cpus, self.outputs, self.debug_exit);
+        let cards = self.devices.into_iter().map(|make| make(self.cpus)).collect();
+        let board = Board::new(&layout, self.cpus, self.outputs, self.debug_exit, cards, &ram)?;
         let vcpus = (0..self.cpus).map(|index| {
             let cpu = Arc::new(Cpu::new(Arc::clone(&board), ram.clone(), index));
             let connections = Connections {

@@ -1,16 +1,19 @@
 //! From a device's interrupt line to the interrupt controllers.
 //!
 //! Each ISA interrupt leads to the PIC's input of its number and to the I/O APIC's: the timer's (0) to input 2
-//! there, as the tables say. The lock order is device, PIC, I/O APIC, local APIC.
+//! there, as the tables say. The interrupt pins of PCI devices share the inputs of the I/O APIC from 16 on. Messages
+//! of PCI devices go straight to the local APICs. The lock order is device, PIC, I/O APIC, local APIC.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use posada_devices::IrqLine;
 use posada_devices::ioapic::Ioapic;
+use posada_devices::apic::Message;
+use posada_devices::pci::MessageBus;
 use posada_devices::pic::Pic;
 
 use crate::apics::{ApicBus, Apics};
-use crate::layout::TIMER_PIN;
+use crate::layout::{TIMER_PIN, pci_input};
 
 /// The input of the PIC at which the second one is wired: no device's.
 const CASCADE: u8 = 2;
@@ -20,13 +23,15 @@ const CASCADE: u8 = 2;
 pub(crate) struct Wiring {
     pic: Mutex<Pic>,
     ioapic: Mutex<Ioapic<ApicBus>>,
+    /// Which PCI devices assert their pin, one bit each.
+    pci: Mutex<u32>,
     pub(crate) apics: Arc<Apics>,
 }
 
 impl Wiring {
     pub(crate) fn new(apics: Arc<Apics>) -> Self {
         let ioapic = Ioapic::new(0, ApicBus(Arc::clone(&apics)));
-        Self { pic: Mutex::new(Pic::new()), ioapic: Mutex::new(ioapic), apics }
+        Self { pic: Mutex::new(Pic::new()), ioapic: Mutex::new(ioapic), pci: Mutex::new(0), apics }
     }
 
     pub(crate) fn ioapic(&self) -> MutexGuard<'_, Ioapic<ApicBus>> {
@@ -51,7 +56,20 @@ impl Wiring {
         self.ioapic().set_irq(pin, level);
     }
 
-    /// The machine's reset.
+    /// Drives INTA# of a PCI device.
+    fn set_pci(&self, device: u8, level: bool) {
+        let mut asserted = self.pci.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *asserted;
+        *asserted = before & !(1 << device) | u32::from(level) << device;
+        if *asserted != before {
+            tracing::trace!(target: "irq", device, level, "PCI pin");
+            let input = pci_input(device);
+            let shared = (0..32).filter(|other| pci_input(*other) == input).fold(0, |mask, other| mask | 1 << other);
+            self.ioapic().set_irq(input, *asserted & shared != 0);
+        }
+    }
+
+    /// The machine's reset. Devices have released their lines before.
     pub(crate) fn reset(&self) {
         self.with_pic(Pic::reset);
         self.ioapic().reset();
@@ -69,5 +87,30 @@ pub(crate) struct IsaLine {
 impl IrqLine for IsaLine {
     fn set(&self, level: bool) {
         self.wiring.set_irq(self.irq, level);
+    }
+}
+
+/// INTA# of a PCI device.
+#[derive(Clone, Debug)]
+pub(crate) struct PciPin {
+    pub(crate) wiring: Arc<Wiring>,
+    pub(crate) device: u8,
+}
+
+impl IrqLine for PciPin {
+    fn set(&self, level: bool) {
+        self.wiring.set_pci(self.device, level);
+    }
+}
+
+/// The way of message-signalled interrupts: writes to the local APICs' page of addresses (Intel SDM volume 3, section
+/// "Message Signalled Interrupts"). What a guest has a device write elsewhere goes nowhere.
+impl MessageBus for Wiring {
+    fn write(&self, address: u64, data: u32) {
+        if address >> 20 == 0xfee
+            && let Some(message) = Message::from_msi(address, data)
+        {
+            self.apics.send(&message);
+        }
     }
 }

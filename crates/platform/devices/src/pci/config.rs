@@ -71,7 +71,7 @@ impl BarKind {
         }
     }
 
-    fn is_io(self) -> bool {
+    pub(super) fn is_io(self) -> bool {
         self == Self::Io
     }
 }
@@ -267,13 +267,25 @@ impl ConfigSpace {
         (address != 0).then_some(address)
     }
 
-    /// The base address register whose claim contains `address`, and the offset in it.
-    pub(super) fn find(&self, address: u64, io: bool) -> Option<(usize, u64)> {
-        (0..BARS).find_map(|index| {
-            let bar = self.bars[index].filter(|bar| bar.kind.is_io() == io)?;
-            let offset = address.checked_sub(self.bar_address(index)?)?;
-            (offset < bar.size).then_some((index, offset))
-        })
+    /// The base address registers that there are, by index.
+    pub(super) fn bars(&self) -> impl Iterator<Item = (usize, Bar)> + '_ {
+        self.bars.iter().enumerate().filter_map(|(index, bar)| Some((index, (*bar)?)))
+    }
+
+    /// Programs each base address register with the place that `place` has for it, and enables the kinds of access for
+    /// which there is one.
+    pub(super) fn assign_bars(&mut self, mut place: impl FnMut(Bar) -> Option<u64>) {
+        let mut command = self.command();
+        for index in 0..BARS {
+            let Some((bar, start)) = self.bars[index].and_then(|bar| Some((bar, place(bar)?))) else { continue };
+            let register = (BAR_0 + 4 * index) as u16;
+            self.write(register, 4, start as u32);
+            if matches!(bar.kind, BarKind::Memory64 { .. }) {
+                self.write(register + 4, 4, (start >> 32) as u32);
+            }
+            command |= if bar.kind.is_io() { COMMAND_IO } else { COMMAND_MEMORY };
+        }
+        self.write(COMMAND as u16, 2, command.into());
     }
 
     /// Reads `size` bytes (1, 2 or 4). What lies beyond the configuration space reads as all ones.

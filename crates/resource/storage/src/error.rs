@@ -1,0 +1,80 @@
+//! What can go wrong with a disk image.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a disk cannot be had, or a request not be carried out. Each message says what was being done, what was found and,
+/// where something can be done, what.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host refused.
+    #[error("could not {doing} {}: {cause}{}", path.display(), advice(cause))]
+    Io {
+        /// "read", "write", "open".
+        doing: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// Why. The message has it already, so it is not the error's source as well.
+        cause: io::Error,
+    },
+
+    /// A request reaches past the end of the disk.
+    #[error(
+        "a request for {length} bytes at {offset} reaches past the end of the disk, which has {size} bytes"
+    )]
+    OutOfRange {
+        /// Where it begins.
+        offset: u64,
+        /// Its length in bytes.
+        length: u64,
+        /// The size of the disk in bytes.
+        size: u64,
+    },
+
+    /// The disk may only be read.
+    #[error("the disk {} is read-only", path.display())]
+    ReadOnly {
+        /// Its file.
+        path: PathBuf,
+    },
+
+    /// The file is shorter than it was when it was opened.
+    #[error(
+        "{} has shrunk: it ends at byte {has}, and had {had} when it was opened; something else changes it while it is \
+         in use",
+        path.display()
+    )]
+    Shrunk {
+        /// The file.
+        path: PathBuf,
+        /// Where it ends now, in bytes.
+        has: u64,
+        /// How long it was, in bytes.
+        had: u64,
+    },
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space on the host",
+        _ => "",
+    }
+}
+
+impl Error {
+    /// For `map_err`: `path` could not be read, written, and so on.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |cause| Self::Io { doing, path: path.to_owned(), cause }
+    }
+
+    /// What the host said, if this is about a request that it refused.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Io { cause, .. } => Some(cause.kind()),
+            _ => None,
+        }
+    }
+}
