@@ -7,12 +7,14 @@
 mod arguments;
 mod image;
 mod devices;
+mod guest;
 mod keys;
 mod progress;
 mod run;
 mod status;
 mod terminal;
 mod trace;
+mod workshop;
 
 use std::process::ExitCode;
 

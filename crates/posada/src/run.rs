@@ -1,16 +1,12 @@
 //! `posada run`: a machine from arguments, with this process's streams as its console.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use posada_boot::{Kernel, Source};
-use posada_image::Images;
 use posada_image::session::{PortWriter, Relay, Session, Streams};
 use posada_pc::{Handle, OnReset, OnTripleFault, Outcome, Pc, PcBuilder, Port};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
@@ -18,9 +14,9 @@ use signal_hook::iterator::Signals;
 
 use crate::arguments::Run;
 use crate::keys::{Action, HELP, Keys};
-use crate::progress::Bars;
 use crate::terminal::{self, Raw};
-use crate::{devices, status, trace};
+use crate::guest::takes_terminal;
+use crate::{devices, guest, status, trace};
 
 /// How much of the console is kept for when a command fails to run, in bytes.
 const CONSOLE_TAIL: usize = 16 << 10;
@@ -35,10 +31,10 @@ struct Ending {
 
 pub(crate) fn run(arguments: &Run) -> Result<u8> {
     trace::start(&arguments.trace);
-    let session = session(arguments);
-    let kernel = kernel(arguments, session.as_ref())?;
-    let mut builder = PcBuilder::new(kernel)
-        .memory(arguments.memory.0)
+    let session = guest::session(arguments);
+    let guest = guest::choose(arguments, session.as_ref())?;
+    let mut builder = PcBuilder::new(guest.kernel)
+        .memory(guest.memory)
         .cpus(arguments.cpus)
         .cpu_model(&arguments.cpu)
         .engine(arguments.engine)
@@ -54,6 +50,9 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
             OnTripleFault::Exit
         });
 
+    if let Some(disk) = guest.disk {
+        builder = builder.disk(disk, "posada");
+    }
     builder = devices::plug(builder, arguments)?;
 
     // The relay needs the machine's handle, and the machine the relay's writer.
@@ -138,55 +137,6 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
             Ok(status::NO_STATUS)
         }
     }
-}
-
-/// Whether a command gets a terminal of its own: where it would have one without a machine around it.
-fn takes_terminal() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
-}
-
-/// The session that an image runs; none for a kernel of the user's own.
-fn session(arguments: &Run) -> Option<Session> {
-    arguments.image.as_ref()?;
-    let mut session =
-        if arguments.command.is_empty() { Session::shell() } else { Session::command(&arguments.command) };
-    if !arguments.command.is_empty() && takes_terminal() {
-        session = session.on_terminal();
-    }
-    if let Some(size) = terminal::size() {
-        session = session.size(size);
-    }
-    if let Some(term) = std::env::var_os("TERM").filter(|_| io::stdin().is_terminal()) {
-        session = session.env("TERM", term);
-    }
-    Some(session)
-}
-
-fn kernel(arguments: &Run, session: Option<&Session>) -> Result<Kernel> {
-    let open = |what: &str, path: &Path| -> Result<Source> {
-        let file = File::open(path).with_context(|| format!("opening the {what} {}", path.display()))?;
-        Source::file(file).with_context(|| format!("reading the {what} {}", path.display()))
-    };
-    let (mut kernel, mut words) = match (&arguments.image, session, &arguments.kernel) {
-        (Some(name), Some(session), _) => {
-            let image = Images::open()?.get(name, &mut Bars::default())?;
-            let kernel =
-                Kernel::new(open("kernel", &image.kernel())?).initrd(Source::bytes(image.initrd(session)?));
-            (kernel, image.append(session))
-        }
-        (_, _, Some(path)) => (Kernel::new(open("kernel", path)?), String::new()),
-        _ => anyhow::bail!("give an image or --kernel"),
-    };
-    for path in &arguments.initrd {
-        kernel = kernel.initrd(open("initrd", path)?);
-    }
-    if let Some(append) = &arguments.append {
-        if !words.is_empty() {
-            words.push(' ');
-        }
-        words.push_str(append);
-    }
-    Ok(kernel.append(words))
 }
 
 fn start_relay(

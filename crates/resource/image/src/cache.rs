@@ -64,7 +64,7 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     /// Reads the manifest of the entry in `folder`, and compares the lengths of its files.
-    fn read(folder: &Path) -> std::result::Result<Self, String> {
+    pub(crate) fn read(folder: &Path) -> std::result::Result<Self, String> {
         let mut text = String::new();
         File::open(folder.join(MANIFEST))
             .and_then(|file| file.take(MAX_MANIFEST).read_to_string(&mut text))

@@ -161,6 +161,12 @@ pub struct Image {
 }
 
 impl Image {
+    /// The image in this folder, which was made earlier and may not be the newest; or what is wrong with it.
+    pub(crate) fn at_folder(folder: &Path) -> std::result::Result<Self, String> {
+        let manifest = Manifest::read(folder)?;
+        Ok(Self { folder: folder.to_owned(), manifest })
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.manifest.name

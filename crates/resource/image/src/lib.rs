@@ -53,6 +53,7 @@ mod debian;
 mod disk;
 mod error;
 mod guest;
+mod guests;
 mod images;
 mod initramfs;
 mod machine;
@@ -65,6 +66,7 @@ mod suites;
 
 pub use cache::{Entry, Package};
 pub use error::{Error, Result};
+pub use guests::{Guest, Guests};
 pub use images::{Image, Images};
 pub use initramfs::Initramfs;
 pub use machine::{Machine, Task};
