@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::Format;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -40,6 +42,67 @@ pub enum Error {
         /// Its file.
         path: PathBuf,
     },
+
+    /// Another process has the image open in a way that does not go with this one.
+    #[error(
+        "{} is in use by another process{}; end that first, or open the image with `ro` or `snapshot` if both only read",
+        path.display(),
+        if *writing { ", so it cannot be opened for writing" } else { ", which writes to it" }
+    )]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Whether it was to be written to.
+        writing: bool,
+    },
+
+    /// The file contradicts itself or its format.
+    #[error("the {format} image {} is damaged: {problem}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The image's format.
+        format: Format,
+        /// What was found.
+        problem: String,
+    },
+
+    /// The image asks for something that is not done here.
+    #[error("the {format} image {} cannot be used: {problem}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The image's format.
+        format: Format,
+        /// What it asks for, and what to do.
+        problem: String,
+    },
+
+    /// The file that an image takes unwritten data from cannot be had.
+    #[error("the backing file of {}: {cause}", path.display())]
+    Backing {
+        /// The image that names it.
+        path: PathBuf,
+        /// What is wrong.
+        cause: Box<Error>,
+    },
+
+    /// The guest wants to write what would make its raw disk look like an image of another format.
+    #[error(
+        "refused to write the signature of a {format} image to the start of {}: the disk was taken for raw because it \
+         looks like nothing else, and would be taken for {format} next time; say `format=raw` to allow this",
+        path.display()
+    )]
+    Disguise {
+        /// The file.
+        path: PathBuf,
+        /// What it would look like.
+        format: Format,
+    },
+
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
 
     /// The file is shorter than it was when it was opened.
     #[error(

@@ -1,13 +1,13 @@
 //! A file of the host that holds an image: requests at positions, holes, and errors that name it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::{Error, Result};
+use crate::{Error, Result, lock};
 
 /// What zeroes are written from where the file system cannot make them itself.
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
@@ -17,6 +17,10 @@ pub(crate) struct HostFile {
     file: File,
     path: PathBuf,
     writable: bool,
+    /// Nobody needs what it holds when the process ends.
+    volatile: bool,
+    #[cfg(test)]
+    tap: Option<std::sync::Arc<tap::Tap>>,
 }
 
 impl HostFile {
@@ -38,7 +42,38 @@ impl HostFile {
             let what = io::Error::new(io::ErrorKind::InvalidInput, "it is no file and no block device");
             return Err(Error::io("use as a disk", path)(what));
         }
-        Ok(Self { file, path: path.to_owned(), writable })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            writable,
+            volatile: false,
+            #[cfg(test)]
+            tap: None,
+        })
+    }
+
+    /// The same file, which nobody needs when the process ends: nothing is flushed.
+    pub(crate) fn volatile(mut self) -> Self {
+        self.volatile = true;
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tapped(mut self, tap: std::sync::Arc<tap::Tap>) -> Self {
+        self.tap = Some(tap);
+        self
+    }
+
+    /// Keeps others from writing to the file, and if it is open for writing from reading it, as long as it is open.
+    pub(crate) fn lock(&self) -> Result<()> {
+        match lock::acquire(&self.file, self.writable).map_err(Error::io("lock", &self.path))? {
+            true => Ok(()),
+            false => Err(Error::Locked { path: self.path.clone(), writing: self.writable }),
+        }
+    }
+
+    pub(crate) fn metadata(&self) -> Result<Metadata> {
+        self.file.metadata().map_err(Error::io("examine", &self.path))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -70,6 +105,10 @@ impl HostFile {
 
     /// Writes all of `data`.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        #[cfg(test)]
+        if let Some(tap) = &self.tap {
+            tap.write(offset, data).map_err(Error::io("write", &self.path))?;
+        }
         self.file.write_all_at(data, offset).map_err(Error::io("write", &self.path))
     }
 
@@ -78,6 +117,10 @@ impl HostFile {
     pub(crate) fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> Result<()> {
         if length == 0 {
             return Ok(());
+        }
+        #[cfg(test)]
+        if let Some(tap) = &self.tap {
+            tap.write(offset, &vec![0; length as usize]).map_err(Error::io("write", &self.path))?;
         }
         let inside = may_unmap && offset + length <= self.len()?;
         let flags = if inside {
@@ -92,7 +135,8 @@ impl HostFile {
         }
     }
 
-    fn write_zeroes_plainly(&self, offset: u64, length: u64) -> Result<()> {
+    /// Writes zeroes, so that the space for them is surely there.
+    pub(crate) fn write_zeroes_plainly(&self, offset: u64, length: u64) -> Result<()> {
         let mut done = 0;
         while done < length {
             let part = (length - done).min(ZEROES.len() as u64);
@@ -107,6 +151,10 @@ impl HostFile {
         if length == 0 {
             return Ok(());
         }
+        #[cfg(test)]
+        if let Some(tap) = &self.tap {
+            tap.punch(offset, length);
+        }
         match fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length) {
             Ok(()) => Ok(()),
             Err(error) if cannot(error) => Ok(()),
@@ -114,8 +162,24 @@ impl HostFile {
         }
     }
 
+    /// Makes a regular file at least this long.
+    pub(crate) fn extend(&self, length: u64) -> Result<()> {
+        let metadata = self.metadata()?;
+        if !metadata.is_file() || metadata.len() >= length {
+            return Ok(());
+        }
+        self.file.set_len(length).map_err(Error::io("enlarge", &self.path))
+    }
+
     /// Waits until what was written is on stable storage.
     pub(crate) fn sync(&self) -> Result<()> {
+        #[cfg(test)]
+        if let Some(tap) = &self.tap {
+            tap.sync();
+        }
+        if self.volatile {
+            return Ok(());
+        }
         self.file.sync_data().map_err(Error::io("flush", &self.path))
     }
 
@@ -145,3 +209,7 @@ fn cannot(error: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
     matches!(error, Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL)
 }
+
+#[cfg(test)]
+#[path = "tap_test.rs"]
+pub(crate) mod tap;

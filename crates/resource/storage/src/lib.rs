@@ -16,12 +16,27 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
+mod check;
+mod convert;
+mod create;
 mod disk;
 mod error;
 mod file;
+mod format;
+mod info;
+mod lock;
 mod open;
+mod overlay;
+mod qcow2;
 mod raw;
 
+pub use check::{Repair, Report, check};
+pub use convert::{Convert, convert};
+pub use create::{Backing, NewImage, create};
 pub use disk::{Disk, Extent, Limits, SECTOR};
 pub use error::{Error, Result};
+pub use format::{Format, PROBE};
+pub use info::{BackingInfo, Info, Qcow2Info, SnapshotInfo, info};
 pub use open::{Options, open};
+pub use overlay::throw_away;

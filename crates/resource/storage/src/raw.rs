@@ -1,10 +1,10 @@
 //! A file that is the disk, byte for byte.
 
-use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::disk::check_range;
 use crate::file::{HostFile, Seekable};
-use crate::{Disk, Error, Extent, Limits, Result, SECTOR};
+use crate::{Disk, Error, Extent, Format, Limits, PROBE, Result, SECTOR};
 
 /// A raw image: sparse where the host's file system can, or a block device.
 #[derive(Debug)]
@@ -14,16 +14,29 @@ pub(crate) struct Raw {
     length: u64,
     /// That, rounded up to whole sectors.
     size: u64,
+    /// Held while the first bytes are changed, if these must not become those of another format.
+    head: Option<Mutex<()>>,
 }
 
 impl Raw {
-    pub(crate) fn open(path: &Path, read_only: bool) -> Result<Self> {
-        Self::new(HostFile::open(path, !read_only)?)
+    /// `probed` says that nothing but the contents has made it raw.
+    pub(crate) fn new(file: HostFile, probed: bool) -> Result<Self> {
+        let length = file.len()?;
+        Ok(Self { file, length, size: length.next_multiple_of(SECTOR), head: probed.then(Mutex::default) })
     }
 
-    pub(crate) fn new(file: HostFile) -> Result<Self> {
-        let length = file.len()?;
-        Ok(Self { file, length, size: length.next_multiple_of(SECTOR) })
+    /// Writes to the start of a disk that is raw because it looks like nothing else, as long as that stays so.
+    fn write_head(&self, head: &Mutex<()>, offset: u64, data: &[u8]) -> Result<()> {
+        let _one_at_a_time = head.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = [0; PROBE];
+        self.file.read_some(0, &mut bytes)?;
+        for (byte, new) in bytes.iter_mut().skip(offset as usize).zip(data) {
+            *byte = *new;
+        }
+        match Format::probe(&bytes) {
+            Format::Raw => self.file.write(offset, data),
+            format => Err(Error::Disguise { path: self.file.path().to_owned(), format }),
+        }
     }
 
     fn check_change(&self, offset: u64, length: u64) -> Result<()> {
@@ -59,7 +72,10 @@ impl Disk for Raw {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_change(offset, data.len() as u64)?;
-        self.file.write(offset, data)
+        match &self.head {
+            Some(head) if offset < PROBE as u64 => self.write_head(head, offset, data),
+            _ => self.file.write(offset, data),
+        }
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> Result<()> {

@@ -1,9 +1,15 @@
+use std::path::Path;
+
 use super::*;
+
+fn open(path: &Path, read_only: bool) -> Result<Raw> {
+    Raw::new(HostFile::open(path, !read_only)?, true)
+}
 
 fn disk(bytes: &[u8]) -> (tempfile::NamedTempFile, Raw) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    let disk = Raw::open(file.path(), false).unwrap();
+    let disk = open(file.path(), false).unwrap();
     (file, disk)
 }
 
@@ -64,7 +70,7 @@ fn zeroes_and_discards_leave_holes() {
 #[test]
 fn a_read_only_disk_refuses_changes() {
     let (file, _) = disk(&[0; 512]);
-    let disk = Raw::open(file.path(), true).unwrap();
+    let disk = open(file.path(), true).unwrap();
     assert!(disk.is_read_only());
     assert!(matches!(disk.write(0, &[1]), Err(Error::ReadOnly { .. })));
     assert!(matches!(disk.write_zeroes(0, 1, false), Err(Error::ReadOnly { .. })));
@@ -75,8 +81,25 @@ fn a_read_only_disk_refuses_changes() {
 #[test]
 fn what_is_no_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Raw::open(folder.path(), true).unwrap_err().to_string();
+    let error = open(folder.path(), true).unwrap_err().to_string();
     assert!(error.contains("no block device"), "{error}");
-    let missing = Raw::open(&folder.path().join("none"), true).unwrap_err().to_string();
+    let missing = open(&folder.path().join("none"), true).unwrap_err().to_string();
     assert!(missing.contains("could not open"), "{missing}");
+}
+
+#[test]
+fn a_guest_cannot_make_its_raw_disk_an_image() {
+    let (file, disk) = disk(&[0; 4096]);
+    for (offset, signature) in
+        [(0, &b"QFI\xfb\0\0\0\x03"[..]), (0, b"KDMV"), (0, b"conectix"), (0x40, &[0x7f, 0x10, 0xda, 0xbe])]
+    {
+        assert!(matches!(disk.write(offset, signature), Err(Error::Disguise { .. })), "{signature:?}");
+    }
+    // Nor in steps.
+    disk.write(0, b"QFI").unwrap();
+    assert!(matches!(disk.write(3, b"\xfb"), Err(Error::Disguise { .. })));
+    disk.write(0, b"\xeb\x63\x90").unwrap();
+    // The user's word counts.
+    let told = Raw::new(HostFile::open(file.path(), true).unwrap(), false).unwrap();
+    told.write(0, b"QFI\xfb").unwrap();
 }
