@@ -31,6 +31,8 @@ const EXAMPLES: &str = "\
 Examples:
   posada run debian                        a shell in a virtual machine with Debian's own kernel
   posada run debian -- uname -r            one command; its output and its exit status are ours
+  posada run debian:bookworm               a whole Debian with systemd, on a disk; changes are thrown away
+  posada run --name web debian:bookworm    ... which are kept, for the next run with this name
   posada run --kernel vmlinuz --initrd initrd.gz --append console=ttyS0 --memory 1G
 
 Keys, where standard input is a terminal: Ctrl-A x ends the guest, Ctrl-A h lists the others.";
@@ -130,6 +132,9 @@ pub(crate) enum ImageAction {
         /// All of them
         #[arg(long, conflicts_with = "names")]
         all: bool,
+        /// Even those that named guests stand on, who lose all that they have not changed
+        #[arg(long)]
+        force: bool,
     },
     /// Fetches the newest version of an image
     #[command(after_help = "Example:\n  posada image update debian")]

@@ -49,7 +49,7 @@ impl FromStr for DiskSpec {
 /// Plugs in what the command line asks for.
 pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<PcBuilder> {
     for (index, spec) in arguments.disk.iter().enumerate() {
-        let options = posada_storage::Options { read_only: spec.read_only };
+        let options = posada_storage::Options { read_only: spec.read_only, ..Default::default() };
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
         builder = builder.disk(disk, format!("posada-{index}"));

@@ -95,7 +95,7 @@ fn from_image(name: &str, guest: Option<&str>, session: &Session) -> Result<(Gue
         None => {
             let image = images.get(name, &mut bars)?;
             // Changes are thrown away.
-            let disk = image.disk().map(|path| (path, Options { read_only: true }));
+            let disk = image.disk().map(|path| (path, Options { snapshot: true, ..Options::default() }));
             (image, disk)
         }
     };

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use indicatif::HumanBytes;
-use posada_image::{Entry, Images};
+use posada_image::{Entry, Guests, Images};
 
 use crate::arguments::{Image, ImageAction};
 use crate::progress::Bars;
@@ -16,11 +16,17 @@ pub(crate) fn run(arguments: Image) -> Result<u8> {
     let images = Images::open()?.with_machine(Arc::new(Workshop));
     match arguments.action {
         ImageAction::Ls => list(&images.list()?),
-        ImageAction::Rm { names: _, all: true } => {
+        ImageAction::Rm { names: _, all: true, force } => {
+            if !force {
+                Guests::open()?.check_unused(&images.list()?)?;
+            }
             report(&images.remove_all(&mut Bars::default())?);
         }
-        ImageAction::Rm { names, all: false } => {
+        ImageAction::Rm { names, all: false, force } => {
             for name in names {
+                if !force {
+                    Guests::open()?.check_unused(&images.matching(&name)?)?;
+                }
                 report(&images.remove(&name, &mut Bars::default())?);
             }
         }

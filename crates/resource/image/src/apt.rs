@@ -34,7 +34,7 @@ const CONFIGURATION: &str = "\
 ";
 
 /// Options that are the same for everyone.
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 16] = [
     // The guest's architecture, whatever the host's.
     "APT::Architecture=amd64",
     "APT::Architectures=amd64",
@@ -51,6 +51,9 @@ const OPTIONS: [&str; 14] = [
     "Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled=false",
     "Acquire::IndexTargets::deb::DEP-11-icons-large::DefaultEnabled=false",
     "Acquire::IndexTargets::deb::CNF::DefaultEnabled=false",
+    // Some hosts have no cache of what the lists say, and so read them anew for each question.
+    "Dir::Cache::pkgcache=pkgcache.bin",
+    "Dir::Cache::srcpkgcache=srcpkgcache.bin",
     // Progress on standard output, as lines that begin with `dlstatus:`.
     "APT::Status-Fd=1",
 ];

@@ -384,6 +384,15 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+/// A digest of names and versions, in hexadecimal.
+pub(crate) fn packages_digest(packages: &[Package]) -> String {
+    let mut hash = Sha256::new();
+    for package in packages {
+        hash.update(format!("{} {}\n", package.name, package.version));
+    }
+    hexadecimal(&hash.finalize())
+}
+
 /// How many packages' versions a folder's name spells out.
 const SPELLED: usize = 4;
 
@@ -396,12 +405,8 @@ fn folder_name(name: &str, packages: &[Package]) -> String {
             folder.push_str(&package.version);
         }
     } else {
-        let mut hash = Sha256::new();
-        for package in packages {
-            hash.update(format!("{} {}\n", package.name, package.version));
-        }
         folder.push('-');
-        folder.push_str(&hexadecimal(&hash.finalize())[..16]);
+        folder.push_str(&packages_digest(packages)[..16]);
     }
     let plain = |byte: char| byte.is_ascii_alphanumeric() || ".+~_-".contains(byte);
     let mut folder: String = folder.chars().map(|byte| if plain(byte) { byte } else { '_' }).collect();

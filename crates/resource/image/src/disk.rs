@@ -22,8 +22,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
+use posada_storage::{Format, NewImage};
+
 use crate::apt::{Apt, Download};
-use crate::cache::{Made, Package, Staging, sha256};
+use crate::cache::{Made, Package, Staging, packages_digest, sha256};
 use crate::deb;
 use crate::debian::{BUSYBOX, Contents, kernel_packages};
 use crate::error::{Error, Result};
@@ -60,7 +62,7 @@ const ALWAYS: [&str; 7] =
 const DHCP: [&str; 2] = ["isc-dhcp-client", "dhcpcd-base"];
 
 /// Programs of the guest that builds, and files that they need.
-const TOOLS: [&str; 5] = ["sbin/mke2fs", "sbin/e2fsck", "bin/dpkg-deb", "bin/tar", "etc/mke2fs.conf"];
+const TOOLS: [&str; 6] = ["sbin/mke2fs", "sbin/tune2fs", "sbin/e2fsck", "bin/dpkg-deb", "bin/tar", "etc/mke2fs.conf"];
 
 /// The packages that they come from.
 const TOOL_PACKAGES: [&str; 3] = ["e2fsprogs", "dpkg", "tar"];
@@ -146,7 +148,7 @@ impl Recipe for DebianDisk {
         apt.remove();
         files.remove();
         build(&self.name, machine, archive, sizes, staging, progress)?;
-        let version = sources.iter().find_map(|source| source.version.clone()).unwrap_or(release);
+        let version = version(&sources, &release, &packages);
         Ok(Some(Made { name: self.name.clone(), version, packages }))
     }
 }
@@ -181,6 +183,13 @@ impl DebianDisk {
         let kernel = names(kernel);
         Ok(Set { first, rest, tools, kernel, all })
     }
+}
+
+/// The image's version: that of the release, `12.15`, or of the kernel where a release has none yet; and a digest of
+/// its packages, for there are many images of a release.
+fn version(sources: &[Source], kernel: &str, packages: &[Package]) -> String {
+    let release = sources.iter().find_map(|source| source.version.as_deref()).unwrap_or(kernel);
+    format!("{release}-{}", &packages_digest(packages)[..7])
 }
 
 fn is_same(have: &[Package], wanted: &[(String, String)]) -> bool {
@@ -297,7 +306,8 @@ fn build(
 ) -> Result<()> {
     progress.stage("Starting a machine", None);
     let disk = staging.scratch().join(DISK);
-    make_disk(&disk)?;
+    posada_storage::create(&disk, &NewImage::new(Format::Qcow2, DISK_SIZE))
+        .map_err(|error| Error::Disk { doing: "create", path: disk.clone(), problem: error.to_string() })?;
     let kernel = staging.path(KERNEL);
     let base = staging.path(INITRD);
     let mut initrd = fs::read(&base).map_err(Error::io("read", &base))?;
@@ -331,12 +341,6 @@ fn build(
             staging.adopt(DISK, &disk)
         }
     }
-}
-
-/// An empty disk.
-fn make_disk(path: &Path) -> Result<()> {
-    let file = fs::File::create_new(path).map_err(Error::io("create", path))?;
-    file.set_len(DISK_SIZE).map_err(Error::io("create", path))
 }
 
 #[cfg(test)]

@@ -14,8 +14,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use posada_storage::NewImage;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Entry;
 use crate::error::{Error, Result};
 use crate::images::{Image, Images};
 use crate::progress::Progress;
@@ -134,7 +136,7 @@ impl Guests {
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         };
         let disk = making.path().join(DISK);
-        todo_overlay(&disk, &base)
+        posada_storage::create(&disk, &NewImage::over(&base))
             .map_err(|error| Error::Disk { doing: "create", path: disk, problem: error.to_string() })?;
         let path = making.path().join(RECORD);
         let text = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
@@ -206,13 +208,21 @@ impl Guests {
         }
     }
 
-    /// The names of the guests that stand on the image in the folder `base`.
+    /// Makes sure that no guest stands on any of these images.
     ///
     /// # Errors
-    /// As [`list`](Self::list).
-    pub fn standing_on(&self, base: &Path) -> Result<Vec<String>> {
-        let guests = self.list()?.into_iter().filter(|guest| guest.record.base == base);
-        Ok(guests.map(|guest| guest.name).collect())
+    /// [`Error::InUse`] if one does; as [`list`](Self::list).
+    pub fn check_unused(&self, images: &[Entry]) -> Result<()> {
+        let guests = self.list()?;
+        for image in images {
+            let standing = guests.iter().filter(|guest| guest.record.base == image.path);
+            let names: Vec<String> = standing.map(|guest| format!("`{}`", guest.name)).collect();
+            if !names.is_empty() {
+                let (image, guests) = (format!("{} {}", image.name, image.version), names.join(", "));
+                return Err(Error::InUse { image, guests });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -248,10 +258,6 @@ impl Guest {
             problem,
         })
     }
-}
-
-fn todo_overlay(_disk: &Path, _base: &Path) -> std::result::Result<(), String> {
-    Err("not yet".to_owned())
 }
 
 /// A name is a host name's one part (RFC 1123, section 2.1): letters, digits and hyphens; and not a path.

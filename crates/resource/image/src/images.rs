@@ -123,11 +123,11 @@ impl Images {
         self.cache.list()
     }
 
-    /// Removes the images of a name (`debian`), or the one version or folder named, and returns what was removed.
+    /// The cached images of a name (`debian`), or the one version or folder named.
     ///
     /// # Errors
-    /// [`Error::NotCached`] if there is none; [`Error::Io`] if one cannot be removed.
-    pub fn remove(&self, name: &str, progress: &mut dyn Progress) -> Result<Vec<Entry>> {
+    /// [`Error::NotCached`] if there is none; [`Error::Io`] if the cache cannot be listed.
+    pub fn matching(&self, name: &str) -> Result<Vec<Entry>> {
         let matches = |entry: &Entry| {
             let folder = entry.path.file_name().unwrap_or_default();
             entry.name == name || entry.version == name || folder == name
@@ -136,6 +136,16 @@ impl Images {
         if entries.is_empty() {
             return Err(Error::NotCached { name: name.to_owned() });
         }
+        Ok(entries)
+    }
+
+    /// Removes the images that [match](Self::matching), and returns what was removed. Guests that stand on one lose it:
+    /// [`Guests::check_unused`](crate::Guests::check_unused) knows of them.
+    ///
+    /// # Errors
+    /// As [`matching`](Self::matching); [`Error::Io`] if one cannot be removed.
+    pub fn remove(&self, name: &str, progress: &mut dyn Progress) -> Result<Vec<Entry>> {
+        let entries = self.matching(name)?;
         self.cache.remove(&entries, progress)?;
         Ok(entries)
     }
@@ -269,4 +279,4 @@ impl Image {
 
 #[cfg(test)]
 #[path = "images_test.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -11,7 +11,7 @@ use crate::progress::Progress;
 pub(crate) const KERNEL: &str = "vmlinuz";
 pub(crate) const INITRD: &str = "initrd.cpio";
 /// What an image with a disk has beside them.
-pub(crate) const DISK: &str = "disk.img";
+pub(crate) const DISK: &str = "disk.qcow2";
 
 /// Makes an image of one name.
 pub(crate) trait Recipe: Sync {

@@ -5,7 +5,7 @@
 #   /build/rest        names of all others
 #   /build/packages/   the files
 #   /build/files/      what is put over the installed system at the end
-#   /build/tools/      mke2fs, e2fsck, dpkg-deb and tar, with their libraries
+#   /build/tools/      mke2fs, tune2fs, e2fsck, dpkg-deb and tar, with their libraries
 #
 # What happens is told on the second serial port, a line each: dpkg's own status lines (dpkg(1), --status-fd), and lines
 # of ours, `posada: stage …`, `posada: failed …` and, last of all and only if everything worked, `posada: done`.
@@ -45,10 +45,11 @@ done
 [ -b $disk ] || fail "there is no disk $disk"
 
 say "stage Making the file system"
-# Tables are written now rather than by a thread of the kernel on each of the first boots.
-run tool mke2fs -q -F -t ext4 -L posada -E lazy_itable_init=0,lazy_journal_init=0 $disk
+# Tables are written now rather than by a thread of the kernel on each of the first boots. The journal comes in the end:
+# a disk that is not complete is thrown away.
+run tool mke2fs -q -F -t ext4 -L posada -O ^has_journal -E lazy_itable_init=0 $disk
 run mkdir $target
-run mount -t ext4 -o noatime,barrier=0 $disk $target
+run mount -t ext4 -o noatime $disk $target
 
 say "stage Unpacking the first packages"
 # The folders of the merged file system (usrmerge(7)), which packages expect to find.
@@ -99,8 +100,11 @@ done
 umount run dev sys proc build || fail "the system is still in use"
 rmdir build
 run sync
-fstrim $target
-cd / && run umount $target
+# What was written and removed again takes no room in the image.
+within /usr/sbin/fstrim /
+cd /
+run umount $target
+run tool tune2fs -O has_journal -J size=64 $disk
 tool e2fsck -f -n $disk || fail "the new file system is damaged"
 sync
 say "done"

@@ -55,7 +55,7 @@ pub(super) struct Build<'a> {
     /// Package files, in order: those that are unpacked first, and the others.
     pub(super) first: &'a [PathBuf],
     pub(super) rest: &'a [PathBuf],
-    /// mke2fs, e2fsck, dpkg-deb, tar, their loader and libraries, by file name.
+    /// mke2fs, tune2fs, e2fsck, dpkg-deb, tar, their loader and libraries, by file name.
     pub(super) tools: &'a [(String, Vec<u8>)],
     /// The sources of the guest.
     pub(super) sources: &'a [Source],
