@@ -51,12 +51,15 @@ const FIRST: [&str; 2] = ["?essential", "usr-is-merged"];
 const STANDARD: [&str; 2] = ["?priority(required)", "?and(?priority(important),?not(?name(^tasksel)))"];
 
 /// What the small variant has.
-const SLIM: [&str; 6] = ["?priority(required)", "apt", "iproute2", "ifupdown", "udev", "kmod"];
+const SLIM: [&str; 7] = ["?priority(required)", "apt", "iproute2", "ifupdown", "kmod", "procps", "udev"];
 
-/// What both have beside it: systemd as the first process, logins and services as users expect them, certificates. The
-/// tools that make file systems, which the build itself uses.
-const ALWAYS: [&str; 7] =
-    ["usr-is-merged", "systemd-sysv", "dbus", "libpam-systemd", "ca-certificates", "e2fsprogs", "debian-archive-keyring"];
+/// What both have beside it: systemd as the first process, logins and services as users expect them, a guest's name as
+/// one that can be looked up, certificates, the keys of Debian's mirrors; and what the build itself uses.
+#[rustfmt::skip]
+const ALWAYS: [&str; 8] = [
+    "usr-is-merged", "systemd-sysv", "dbus", "libpam-systemd", "libnss-myhostname", "ca-certificates",
+    "debian-archive-keyring", "e2fsprogs",
+];
 
 /// One of these asks for an address on the network.
 const DHCP: [&str; 2] = ["isc-dhcp-client", "dhcpcd-base"];
@@ -71,6 +74,7 @@ const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// Drivers for whatever a disk may be behind; all others are on the disk.
+#[rustfmt::skip]
 const MODULES: [&str; 10] = [
     "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "virtio_rng", "sd_mod", "ahci", "ata_piix", "nvme",
     "ext4",

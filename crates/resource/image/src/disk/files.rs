@@ -24,7 +24,7 @@ const OTHER_KEYS: &str = "/etc/apt/keyrings/";
 const MAX_KEY: u64 = 4 << 20;
 
 /// What makes the disk a guest's of Posada, whatever its packages: put over the installed system.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 6] = [
     ("etc/fstab", "/dev/vda  /  ext4  defaults,errors=remount-ro  0  1\n"),
     ("etc/hostname", "debian\n"),
     (
@@ -44,10 +44,6 @@ const FILES: [(&str, &str); 8] = [
         "[Service]\nExecStart=\n\
          ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200,57600,38400,9600 - $TERM\n",
     ),
-    // What is written while the host's disk is full is lost anyway; the journal need not fill the guest's.
-    ("etc/systemd/journald.conf.d/posada.conf", "[Journal]\nSystemMaxUse=64M\n"),
-    // Debian's kernel logs at each boot; nobody reads a guest's first serial port for that twice.
-    ("etc/sysctl.d/50-posada.conf", "# Only errors go to the console once the system runs.\nkernel.printk = 4 4 1 7\n"),
 ];
 
 /// What a build needs beside the base initramfs.
