@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use posada_image::session::{PortWriter, Relay, Session, Streams};
@@ -50,6 +50,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
             OnTripleFault::Exit
         });
 
+    let has_system = guest.disk.is_some();
     if let Some(disk) = guest.disk {
         builder = builder.disk(disk, "posada");
     }
@@ -82,7 +83,14 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
         let ends_input = session.is_some();
         let keys = raw.is_some();
         let (handle, ending) = (handle.clone(), Arc::clone(&ending));
-        std::thread::spawn(move || pass_console(&handle, &ending, keys, ends_input));
+        // While a whole system starts it throws away what is typed on its console. A person sees that; a pipe waits.
+        let waits_for = relay.as_ref().filter(|_| has_system && !keys).map(Arc::downgrade);
+        std::thread::spawn(move || {
+            if let Some(relay) = waits_for {
+                wait_until_ready(&relay);
+            }
+            pass_console(&handle, &ending, keys, ends_input);
+        });
     }
     let began = Instant::now();
     let outcome = pc.run();
@@ -165,6 +173,13 @@ fn start_relay(
             .send_serial(Port::Com2, bytes)
             .map_err(io::Error::other)
     })
+}
+
+/// Waits until the guest's agent has reported for duty, or the run is over.
+fn wait_until_ready(relay: &Weak<Relay>) {
+    while relay.upgrade().is_some_and(|relay| !relay.is_ready()) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Passes standard input to the console; at its end, if `ends_input`, sends Ctrl-D, which ends a shell.
@@ -252,7 +267,7 @@ fn watch_signals(handle: &Handle, ending: &Arc<Ending>, relay: Option<Arc<Relay>
     std::thread::spawn(move || {
         for signal in &mut signals {
             if signal == SIGWINCH {
-                let relay = relay.as_ref().and_then(std::sync::Weak::upgrade);
+                let relay = relay.as_ref().and_then(Weak::upgrade);
                 if let (Some(relay), Some(size)) = (relay, terminal::size()) {
                     relay.resize(size);
                 }
@@ -295,7 +310,7 @@ impl Write for Console {
 }
 
 /// `--stats`.
-fn report(pc: &Pc, took: std::time::Duration) {
+fn report(pc: &Pc, took: Duration) {
     let seconds = took.as_secs_f64();
     match pc.instructions() {
         Some(count) => eprintln!(

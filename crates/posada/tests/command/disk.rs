@@ -51,7 +51,7 @@ fn a_named_guest_keeps_its_disk_and_its_image_cannot_be_removed() {
 
     let refused = named(&["image", "rm", IMAGE]);
     assert_eq!(refused.status.code(), Some(125), "{}", told(&refused));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("`web` stand"), "{}", told(&refused));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("in use by guests (`web`)"), "{}", told(&refused));
     let other = named(&["run", "--name", "web", "debian:trixie"]);
     assert!(String::from_utf8_lossy(&other.stderr).contains("is one of debian:bookworm-slim"), "{}", told(&other));
 }

@@ -221,8 +221,8 @@ pub enum Error {
 
     /// An image cannot be removed while guests stand on it.
     #[error(
-        "the image {image} is what {guests} stand on: their disks hold only what they have changed since. Remove those \
-         guests first, or lose them with --force"
+        "the image {image} is in use by guests ({guests}), whose disks hold only what they have changed since. Remove \
+         those guests first, or lose them with --force"
     )]
     InUse {
         /// The image's name and version.

@@ -57,7 +57,7 @@ fn an_image_that_guests_stand_on_is_in_use() {
     fixture.guests.create("web", &fixture.image).unwrap();
     fixture.guests.create("db", &fixture.image).unwrap();
     let error = fixture.guests.check_unused(&entries).unwrap_err().to_string();
-    assert!(error.contains("`db`, `web` stand on") && error.contains("--force"), "{error}");
+    assert!(error.contains("(`db`, `web`)") && error.contains("--force"), "{error}");
     fixture.guests.check_unused(&[]).unwrap();
 }
 
