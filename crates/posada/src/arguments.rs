@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use posada_network::nat::Publish;
 use posada_pc::Engine;
 
-use crate::devices::DiskSpec;
+use crate::devices::{DiskSpec, NetSpec, ShareSpec};
 use crate::{status, trace};
 
 /// Hosts any guest, with or without hardware virtualization.
@@ -78,10 +79,29 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ENGINE", default_value_t, value_parser = Engine::from_str)]
     pub engine: Engine,
 
-    /// A disk: a file, and after commas ro (read-only), snapshot (changes are thrown away), format=FORMAT; may be
-    /// given several times
+    /// A disk: an image file, and after commas ro (read-only), snapshot (changes are thrown away), format=FORMAT
+    /// (raw, qcow2, ...); may be given several times
     #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
     pub disk: Vec<DiskSpec>,
+
+    /// The network: user (by way of this process, without privileges) or none; after a comma mac=ADDRESS
+    #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
+    pub net: NetSpec,
+
+    /// A port of the host that leads to one of the guest, such as 8080:80 or 127.0.0.1:5353:53/udp; may be given
+    /// several times
+    #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp]", value_parser = Publish::from_str)]
+    pub publish: Vec<Publish>,
+
+    /// A folder of the host for the guest, read-only with ",ro"; may be given several times. In the guest: mount -t
+    /// virtiofs TAG /mnt
+    #[arg(long, value_name = "FOLDER:TAG[,ro]", value_parser = ShareSpec::from_str)]
+    pub share: Vec<ShareSpec>,
+
+    /// Sockets between guest and host: a program of the host connects to the Unix socket PATH and writes "CONNECT port";
+    /// one of the guest connects to port P of context 2 and reaches the Unix socket PATH_P
+    #[arg(long, value_name = "PATH")]
+    pub vsock: Option<PathBuf>,
 
     /// End the run when the guest resets the machine
     #[arg(long)]

@@ -3,16 +3,28 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use posada_network::link::{self, Capacity};
+use posada_network::nat::{self, Nat};
 use posada_pc::PcBuilder;
+use posada_storage::Format;
+use posada_virtio::balloon::Balloon;
+use posada_virtio::entropy::Entropy;
+use posada_virtio::share::Share;
+use posada_virtio::vsock::Vsock;
 
 use crate::arguments::Run;
+
+/// The context ID of the guest, the first that is nobody else's; to the host it is not visible.
+const GUEST_CONTEXT: u32 = 3;
 
 /// `FILE[,ro][,snapshot][,format=FORMAT]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DiskSpec {
     pub path: PathBuf,
     pub read_only: bool,
+    pub snapshot: bool,
+    pub format: Option<Format>,
 }
 
 /// Parts a value at its commas; a comma that is doubled belongs to the word.
@@ -39,6 +51,8 @@ impl FromStr for DiskSpec {
         for word in words {
             match &*word {
                 "ro" => spec.read_only = true,
+                "snapshot" => spec.snapshot = true,
+                _ if let Some(name) = word.strip_prefix("format=") => spec.format = Some(name.parse()?),
                 _ => return Err(format!("{word:?} is none of ro, snapshot, format=FORMAT; a comma in a name is doubled")),
             }
         }
@@ -46,15 +60,131 @@ impl FromStr for DiskSpec {
     }
 }
 
+/// `user` or `none`, and `,mac=ADDRESS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NetSpec {
+    pub kind: NetKind,
+    pub address: Option<[u8; 6]>,
+}
+
+/// What the guest's network card is joined to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetKind {
+    /// There is no card.
+    None,
+    /// User-mode NAT.
+    User,
+}
+
+impl FromStr for NetSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = words(text).into_iter();
+        let kind = match words.next().as_deref() {
+            Some("user") => NetKind::User,
+            Some("none") => NetKind::None,
+            _ => return Err("the networks are user and none".to_owned()),
+        };
+        let mut spec = Self { kind, address: None };
+        for word in words {
+            let address = word.strip_prefix("mac=").ok_or_else(|| format!("{word:?} is not mac=ADDRESS"))?;
+            spec.address = Some(ethernet_address(address)?);
+        }
+        Ok(spec)
+    }
+}
+
+/// An Ethernet address of one card, such as 52:54:00:12:34:56.
+fn ethernet_address(text: &str) -> Result<[u8; 6], String> {
+    let bad = || format!("{text:?} is no address of a card, such as 52:54:00:12:34:56");
+    let bytes: Vec<u8> = text
+        .split(':')
+        .map(|byte| if byte.len() == 2 { u8::from_str_radix(byte, 16).ok() } else { None })
+        .collect::<Option<_>>()
+        .ok_or_else(bad)?;
+    // Bit 0 of the first byte makes it a group's.
+    bytes.try_into().ok().filter(|address: &[u8; 6]| address[0] & 1 == 0).ok_or_else(bad)
+}
+
+/// An address that no other card is likely to have: locally administered, as KVM's users know it, and random.
+fn random_address() -> Result<[u8; 6]> {
+    let mut address = [0x52, 0x54, 0, 0, 0, 0];
+    getrandom::fill(&mut address[3..]).context("making up an Ethernet address")?;
+    Ok(address)
+}
+
+/// `FOLDER:TAG[,ro]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ShareSpec {
+    pub path: PathBuf,
+    pub tag: String,
+    pub read_only: bool,
+}
+
+impl FromStr for ShareSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = words(text).into_iter();
+        let place = words.next().unwrap_or_default();
+        let (path, tag) = place
+            .rsplit_once(':')
+            .filter(|(path, tag)| !path.is_empty() && !tag.is_empty())
+            .ok_or("name a folder and a tag, such as /home/me/project:project")?;
+        let mut spec = Self { path: path.into(), tag: tag.into(), read_only: false };
+        for word in words {
+            match &*word {
+                "ro" => spec.read_only = true,
+                _ => return Err(format!("{word:?} is not ro; a comma in a name is doubled")),
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// What runs beside the machine for its devices, and ends when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    _nat: Option<Nat>,
+}
+
 /// Plugs in what the command line asks for.
-pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<PcBuilder> {
+pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder, Beside)> {
+    let mut beside = Beside::default();
     for (index, spec) in arguments.disk.iter().enumerate() {
-        let options = posada_storage::Options { read_only: spec.read_only, ..Default::default() };
+        let options = posada_storage::Options {
+            format: spec.format,
+            read_only: spec.read_only,
+            snapshot: spec.snapshot,
+        };
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
         builder = builder.disk(disk, format!("posada-{index}"));
     }
-    Ok(builder)
+    match arguments.net.kind {
+        NetKind::None if !arguments.publish.is_empty() => bail!("--publish needs a network; leave out --net none"),
+        NetKind::None => {}
+        NetKind::User => {
+            let (card, network) = link::pair(Capacity::default()).context("making a network link")?;
+            let config = nat::Config { publish: arguments.publish.clone(), ..nat::Config::default() };
+            beside._nat = Some(Nat::start(config, network)?);
+            let address = arguments.net.address.map_or_else(random_address, Ok)?;
+            builder = builder.network(card, address);
+        }
+    }
+    builder = builder.device(Entropy).device(Balloon::new());
+    for spec in &arguments.share {
+        let share = Share::new(&spec.path, &*spec.tag, spec.read_only)
+            .with_context(|| format!("sharing the folder {}", spec.path.display()))?;
+        builder = builder.device(share);
+    }
+    if let Some(path) = &arguments.vsock {
+        let vsock = Vsock::new(GUEST_CONTEXT, path)
+            .with_context(|| format!("making the socket {} (does another guest use it?)", path.display()))?;
+        builder = builder.device(vsock);
+    }
+    Ok((builder, beside))
 }
 
 #[cfg(test)]
@@ -62,11 +192,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_a_file_and_words_after_commas() {
+    fn devices_are_names_and_words_after_commas() {
         let plain = DiskSpec { path: "a.img".into(), ..DiskSpec::default() };
         assert_eq!("a.img".parse(), Ok(plain.clone()));
         assert_eq!("a.img,ro".parse(), Ok(DiskSpec { read_only: true, ..plain.clone() }));
         assert_eq!("a,,b,ro".parse(), Ok(DiskSpec { path: "a,b".into(), read_only: true, ..plain }));
+        let all = DiskSpec { snapshot: true, format: Some(Format::Qcow2), ..DiskSpec { path: "a".into(), ..DiskSpec::default() } };
+        assert_eq!("a,snapshot,format=qcow2".parse(), Ok(all));
+        let net = NetSpec { kind: NetKind::User, address: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]) };
+        assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net));
+        for text in ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"] {
+            assert!(text.parse::<NetSpec>().is_err(), "{text}");
+        }
+        let share = ShareSpec { path: "/a:b".into(), tag: "t".into(), read_only: true };
+        assert_eq!("/a:b:t,ro".parse(), Ok(share));
+        for text in ["", "/a", ":t", "/a:", "/a:t,rw"] {
+            assert!(text.parse::<ShareSpec>().is_err(), "{text}");
+        }
         for text in ["", ",ro", "a.img,", "a.img,rw"] {
             assert!(text.parse::<DiskSpec>().is_err(), "{text}");
         }

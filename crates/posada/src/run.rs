@@ -54,7 +54,8 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
     if let Some(disk) = guest.disk {
         builder = builder.disk(disk, "posada");
     }
-    builder = devices::plug(builder, arguments)?;
+    let (plugged, beside) = devices::plug(builder, arguments)?;
+    builder = plugged;
 
     // The relay needs the machine's handle, and the machine the relay's writer.
     let late: Arc<Mutex<Option<Handle>>> = Arc::default();
@@ -95,6 +96,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
     let began = Instant::now();
     let outcome = pc.run();
     let took = began.elapsed();
+    drop(beside);
     let signal = ending.signal.load(Ordering::Acquire);
     let quit = ending.quit.load(Ordering::Acquire);
     let finished = match relay.map(Arc::try_unwrap) {

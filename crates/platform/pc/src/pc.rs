@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use posada_boot::{Kernel, MemoryMap};
 use posada_memory::GuestRam;
+use posada_network::link::Link;
 use posada_storage::Disk;
 use posada_vcpu::x86::State;
 use posada_vcpu::{Connections, Exit, Vcpu};
 use posada_virtio::Device;
 use posada_virtio::block::Block;
+use posada_virtio::network::Network;
 use posada_x86::Model;
 
 use crate::board::Board;
@@ -185,6 +187,14 @@ impl PcBuilder {
     pub fn disk(mut self, disk: Arc<dyn Disk>, serial: impl Into<String>) -> Self {
         let serial = serial.into();
         self.devices.push(Box::new(move |cpus| Box::new(Block::new(disk, &serial, cpus))));
+        self
+    }
+
+    /// Plugs in a network card with this Ethernet address at one end of a link. The network at the other end has
+    /// started before, so that the card knows what it can be sent.
+    #[must_use]
+    pub fn network(mut self, link: Link, address: [u8; 6]) -> Self {
+        self.devices.push(Box::new(move |cpus| Box::new(Network::new(link, address, cpus))));
         self
     }
 

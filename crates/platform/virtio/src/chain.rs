@@ -140,6 +140,19 @@ impl Chain {
         Ok(())
     }
 
+    /// Gives the memory of all buffers to be written back to the host, as far as it is whole pages of RAM; how many
+    /// bytes. It reads as zeroes then.
+    pub fn release(&mut self) -> Result<u64, BadBuffer> {
+        let mut returned = 0;
+        while self.writable.left != 0 {
+            let (gpa, len) = self.writable.take(usize::MAX).ok_or(BadBuffer)?;
+            if self.ram.release(gpa, len).is_ok() {
+                returned += len as u64;
+            }
+        }
+        Ok(returned)
+    }
+
     /// Counts what was written to a part that was [split](Self::split_writable) off.
     ///
     /// The driver takes the count for that of bytes written from the first on; a device that has written the last byte

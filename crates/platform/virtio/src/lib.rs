@@ -15,13 +15,17 @@
 //! breaks the rules of the rings gets the status bit `DEVICE_NEEDS_RESET` and no service until the reset.
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod block;
 mod chain;
+pub mod console;
 pub mod entropy;
 mod interrupt;
 pub mod network;
 mod pci;
 mod rings;
+pub mod share;
+pub mod vsock;
 mod worker;
 
 use std::fmt;

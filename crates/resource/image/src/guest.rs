@@ -9,6 +9,7 @@ use std::io;
 use crate::initramfs::Initramfs;
 use crate::session::{Session, SessionError};
 
+const DHCP: &[u8] = include_bytes!("guest/udhcpc.script");
 const INIT: &[u8] = include_bytes!("guest/init.sh");
 
 /// Compiled by the build script from `guests/agent`.
@@ -42,6 +43,7 @@ pub(crate) fn archive(hostname: &str, session: &Session) -> Result<Vec<u8>, Sess
         // The kernel opens it for the first process, before anything is mounted on /dev.
         archive.character_device("dev/console", 0o600, (5, 1))?;
         archive.file("init", 0o755, INIT)?;
+        archive.file("etc/udhcpc.script", 0o755, DHCP)?;
         archive.file("sbin/posada-agent", 0o755, AGENT)?;
         for (path, contents) in FILES {
             archive.file(path, 0o644, contents)?;

@@ -394,6 +394,22 @@ impl GuestRam {
             .ok_or(error)
     }
 
+    /// Gives whole pages back to the host, which lends them anew, as zeroes, when they are next touched. The bytes must
+    /// lie in one range of RAM.
+    pub fn release(&self, gpa: Gpa, len: usize) -> Result<(), Error> {
+        let offset = self.span(gpa, len)?;
+        if !gpa.0.is_multiple_of(PAGE_SIZE as u64) || !len.is_multiple_of(PAGE_SIZE) {
+            return Err(Error::OutOfRange { start: gpa, size: len });
+        }
+        // SAFETY: `span` has checked that the pages lie inside the mapping, which is private, anonymous memory that no
+        // Rust reference covers; the advice turns them into zeroes, as a write of zeroes would.
+        let released = unsafe {
+            rustix::mm::madvise(self.base.add(offset).cast(), len, rustix::mm::Advice::LinuxDontNeed)
+        };
+        vm_memory::bitmap::Bitmap::mark_dirty(&self.marks, offset, len);
+        released.map_err(|_| Error::OutOfRange { start: gpa, size: len })
+    }
+
     /// Copies guest memory at `gpa` into `data`. The bytes must lie in one range of RAM.
     pub fn read(&self, gpa: Gpa, data: &mut [u8]) -> Result<(), Error> {
         let offset = self.span(gpa, data.len())?;
@@ -564,6 +580,19 @@ mod tests {
             assert!(matches!(GuestRam::new(ranges), Err(Error::BadRange { .. })), "{ranges:?}");
         }
         assert!(matches!(GuestRam::new(&[(Gpa(0), 1 << 60)]), Err(Error::Map { .. })));
+    }
+
+    #[test]
+    fn released_pages_read_as_zeroes_and_move_their_code_on() {
+        let ram = pc();
+        ram.write(Gpa(0x1000), &[7; 0x3000]).unwrap();
+        let version = ram.watch_code(2);
+        ram.release(Gpa(0x2000), 0x1000).unwrap();
+        assert_eq!([0x1fff, 0x2000, 0x2fff, 0x3000].map(|at| ram.load::<u8>(at)), [7, 0, 0, 7]);
+        assert_ne!(ram.code_version(2), version);
+        for (gpa, len) in [(0x1800, 0x1000), (0x1000, 0x800), (0x9_f000, 0x2000), (0xa_0000, 0x1000)] {
+            assert!(ram.release(Gpa(gpa), len).is_err(), "{gpa:#x}");
+        }
     }
 
     #[test]

@@ -19,4 +19,5 @@
 
 pub mod limit;
 pub mod link;
+pub mod nat;
 pub mod wire;

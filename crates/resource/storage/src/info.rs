@@ -100,7 +100,7 @@ pub fn info(path: impl AsRef<Path>, format: Option<Format>) -> Result<Info> {
     match format {
         Format::Raw => info.virtual_size = info.file_size.next_multiple_of(crate::SECTOR),
         Format::Qcow2 => info.describe_qcow2(&file)?,
-        other => info.virtual_size = crate::open::open_foreign(file, other)?.size(),
+        other => info.virtual_size = crate::foreign::open(file, other)?.size(),
     }
     Ok(info)
 }

@@ -23,6 +23,7 @@ mod create;
 mod disk;
 mod error;
 mod file;
+mod foreign;
 mod format;
 mod info;
 mod lock;

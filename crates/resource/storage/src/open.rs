@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::file::HostFile;
 use crate::qcow2::{self, Qcow2};
 use crate::raw::Raw;
-use crate::{Disk, Error, Format, PROBE, Result, overlay};
+use crate::{Disk, Error, Format, PROBE, Result, foreign, overlay};
 
 /// How many images may lie beneath one.
 const MAX_CHAIN: usize = 64;
@@ -50,7 +50,6 @@ fn open_image(
     above: &mut Vec<Identity>,
 ) -> Result<Arc<dyn Disk>> {
     let file = HostFile::open(path, !read_only)?;
-    file.lock()?;
     let identity = file.identity()?;
     if above.contains(&identity) {
         return Err(Error::Invalid(format!("{} is its own backing file", path.display())));
@@ -58,6 +57,7 @@ fn open_image(
     if above.len() > MAX_CHAIN {
         return Err(Error::Invalid(format!("more than {MAX_CHAIN} images take data from one another")));
     }
+    file.lock()?;
     above.push(identity);
     let probed = probe(&file)?;
     let disk: Arc<dyn Disk> = match format.unwrap_or(probed) {
@@ -68,16 +68,10 @@ fn open_image(
                 "it is only read here: open it with `ro` or `snapshot`, or convert it to qcow2".to_owned();
             return Err(Error::Unsupported { path: path.to_owned(), format: other, problem });
         }
-        other => open_foreign(file, other)?,
+        other => foreign::open(file, other)?,
     };
     above.pop();
     Ok(disk)
-}
-
-/// Opens an image of a format that is only read.
-pub(crate) fn open_foreign(file: HostFile, format: Format) -> Result<Arc<dyn Disk>> {
-    let problem = "nobody has written that yet".to_owned();
-    Err(Error::Unsupported { path: file.path().to_owned(), format, problem })
 }
 
 /// Finds out the format by the first bytes.

@@ -104,7 +104,13 @@ impl Disk for Raw {
                 let hole = self.file.seek(offset, Seekable::Hole)?.unwrap_or(end);
                 Ok((Extent::Data, hole.clamp(offset + 1, end) - offset))
             }
-            data => Ok((Extent::Zero, data.unwrap_or(end).min(end) - offset)),
+            data => {
+                let has = self.file.len()?;
+                if has < self.length.min(end) {
+                    return Err(Error::Shrunk { path: self.file.path().to_owned(), has, had: self.length });
+                }
+                Ok((Extent::Zero, data.unwrap_or(end).min(end) - offset))
+            }
         }
     }
 }

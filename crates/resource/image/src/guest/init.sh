@@ -22,6 +22,14 @@ for bus in pci virtio; do
     [ -e "$1" ] && modprobe -q -b -a $(cat "$@") 2>/dev/null
 done
 
+# A network, if there is a card. Whatever answers gives addresses in a moment; where nothing does, the session waits no
+# longer than this.
+if [ -e /sys/class/net/eth0 ]; then
+    modprobe -q -a af_packet ipv6 2>/dev/null
+    ip link set eth0 up
+    udhcpc -i eth0 -n -q -t 2 -T 1 -s /etc/udhcpc.script >/dev/null 2>&1
+fi
+
 # What poweroff, halt and reboot, called without -f, send to the first process.
 trap 'poweroff -f' USR1 USR2
 trap 'reboot -f' TERM

@@ -1,0 +1,57 @@
+//! How ports are written, and what is said when one is taken.
+
+use super::{Publish, Socket, Transport};
+
+#[test]
+fn all_forms() {
+    let parsed = |text: &str| {
+        let publish: Publish = text.parse().unwrap();
+        (publish.host.to_string(), publish.guest_port, publish.transport)
+    };
+    assert_eq!(parsed("8080:80"), ("0.0.0.0:8080".into(), 80, Transport::Tcp));
+    assert_eq!(parsed("8080:80/tcp"), ("0.0.0.0:8080".into(), 80, Transport::Tcp));
+    assert_eq!(parsed("53:53/udp"), ("0.0.0.0:53".into(), 53, Transport::Udp));
+    assert_eq!(parsed("127.0.0.1:0:22"), ("127.0.0.1:0".into(), 22, Transport::Tcp));
+    assert_eq!(parsed("[::1]:8080:80"), ("[::1]:8080".into(), 80, Transport::Tcp));
+}
+
+#[test]
+fn other_texts_are_errors_that_say_what_is_wrong() {
+    let cases = [
+        ("", "two ports"),
+        ("80", "two ports"),
+        ("80:", "guest's port"),
+        ("80:0", "guest's port"),
+        ("80:65536", "guest's port"),
+        ("80:+1", "guest's port"),
+        ("x:80", "host's port"),
+        (":80", "host's port"),
+        ("65536:80", "host's port"),
+        ("host:80:80", "host's address"),
+        ("::1:80:80", "host's address"),
+        ("[127.0.0.1]:80:80", "host's address"),
+        ("80:80/sctp", "slash"),
+        ("80:80/", "slash"),
+    ];
+    for (text, what) in cases {
+        let error = text.parse::<Publish>().unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains("8080:80"), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn texts_come_back() {
+    for text in ["0.0.0.0:8080:80", "127.0.0.1:5353:53/udp", "[::1]:1:2"] {
+        assert_eq!(text.parse::<Publish>().unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named_as_such() {
+    let publish: Publish = "127.0.0.1:0:80".parse().unwrap();
+    let (socket, address) = publish.bind().unwrap();
+    assert!(matches!(socket, Socket::Tcp(_)));
+    let again = Publish { host: address, ..publish };
+    let error = again.bind().unwrap_err();
+    assert!(again.advice(&error).contains("another program"));
+}

@@ -1,0 +1,8 @@
+//! User-mode NAT with an independent TCP/IP stack (smoltcp's sockets) as the guest.
+
+mod addresses;
+mod datagrams;
+mod hostile;
+mod peer;
+mod publish;
+mod tcp;
