@@ -41,7 +41,7 @@ fn a_guest_stands_on_its_images_disk_and_is_found_again() {
     assert_eq!((guest.name(), guest.image_name()), ("web", fixture.image.name()));
     assert_eq!(guest.image().unwrap(), fixture.image);
     let info = posada_storage::info(guest.disk(), None).unwrap();
-    assert_eq!(info.size, 1 << 20);
+    assert_eq!(info.virtual_size, 1 << 20);
     let names: Vec<String> = fixture.guests.list().unwrap().into_iter().map(|guest| guest.name).collect();
     assert_eq!(names, ["web"]);
     // Whoever comes second finds it.

@@ -36,6 +36,11 @@ fi
 # What the machine brings stays out of the disk. systemd keeps a /run that is mounted already.
 mount -t tmpfs -o mode=755,nosuid,nodev run /root/run
 cp -a /posada/run/. /root/run/
+# Class 2, subclass 0: an Ethernet card (PCI Code and ID Assignment Specification).
+if [ -e /posada/network.conf ] && grep -q '^0x0200' /sys/bus/pci/devices/*/class 2>/dev/null; then
+    mkdir -p /root/run/systemd/system/posada-session.service.d
+    cp /posada/network.conf /root/run/systemd/system/posada-session.service.d/
+fi
 mount --move /dev /root/dev
 mount --move /proc /root/proc
 mount --move /sys /root/sys

@@ -129,15 +129,16 @@ fn sources(sources: &[Source], apt: &str) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
+/// What is added to a session's unit if the machine has a network card, so that a command finds the network working.
+const NETWORK: &[u8] = b"[Unit]\nWants=ifup@eth0.service\nAfter=ifup@eth0.service\n";
+
 /// The unit that runs a session in a guest whose first process is systemd, and ends the machine with it.
-///
-/// A command starts when the system is up and, if there is a network card, that has an address.
 fn unit(keeps_disk: bool) -> String {
     // Where nothing is kept, nothing needs to be written back or ended in good order.
     let action = if keeps_disk { "poweroff" } else { "poweroff-immediate" };
     format!(
         "[Unit]\nDescription=Posada's session\n\
-         After=systemd-user-sessions.service dbus.service systemd-logind.service ifup@eth0.service network.target\n\
+         After=systemd-user-sessions.service dbus.service systemd-logind.service network.target\n\
          SuccessAction={action}\nFailureAction={action}\n\n\
          [Service]\nExecStart=/run/posada/agent /run/posada/session\nStandardInput=null\n\
          Restart=no\nTimeoutStopSec=5\n"
@@ -168,6 +169,9 @@ impl Boot<'_> {
             let options = if self.keeps_disk { "ro" } else { "rw" };
             archive.file("posada/boot", 0o644, format!("options={options}\n").as_bytes())?;
             archive.folder("posada/run", 0o755)?;
+            if self.session.is_some_and(|session| !session.is_shell()) {
+                archive.file("posada/network.conf", 0o644, NETWORK)?;
+            }
             if let Some(session) = session {
                 archive.file("posada/run/posada/agent", 0o755, AGENT)?;
                 archive.file("posada/run/posada/session", 0o600, &session)?;
