@@ -37,9 +37,8 @@ fi
 mount -t tmpfs -o mode=755,nosuid,nodev run /root/run
 cp -a /posada/run/. /root/run/
 # Class 2, subclass 0: an Ethernet card (PCI Code and ID Assignment Specification).
-if [ -e /posada/network.conf ] && grep -q '^0x0200' /sys/bus/pci/devices/*/class 2>/dev/null; then
-    mkdir -p /root/run/systemd/system/posada-session.service.d
-    cp /posada/network.conf /root/run/systemd/system/posada-session.service.d/
+if grep -q '^0x0200' /sys/bus/pci/devices/*/class 2>/dev/null; then
+    [ -d /posada/network ] && cp -a /posada/network/. /root/run/systemd/system/
 fi
 mount --move /dev /root/dev
 mount --move /proc /root/proc

@@ -129,8 +129,12 @@ fn sources(sources: &[Source], apt: &str) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
-/// What is added to a session's unit if the machine has a network card, so that a command finds the network working.
-const NETWORK: &[u8] = b"[Unit]\nWants=ifup@eth0.service\nAfter=ifup@eth0.service\n";
+/// What is added to units if the machine has a network card, so that a command finds the network working: ifupdown's unit
+/// counts as started while it still asks for an address.
+const NETWORK: [(&str, &str); 2] = [
+    ("posada-session.service.d", "[Unit]\nWants=ifup@eth0.service\nAfter=ifup@eth0.service\n"),
+    ("ifup@eth0.service.d", "[Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=90\n"),
+];
 
 /// The unit that runs a session in a guest whose first process is systemd, and ends the machine with it.
 fn unit(keeps_disk: bool) -> String {
@@ -170,7 +174,9 @@ impl Boot<'_> {
             archive.file("posada/boot", 0o644, format!("options={options}\n").as_bytes())?;
             archive.folder("posada/run", 0o755)?;
             if self.session.is_some_and(|session| !session.is_shell()) {
-                archive.file("posada/network.conf", 0o644, NETWORK)?;
+                for (folder, text) in NETWORK {
+                    archive.file(&format!("posada/network/{folder}/posada.conf"), 0o644, text.as_bytes())?;
+                }
             }
             if let Some(session) = session {
                 archive.file("posada/run/posada/agent", 0o755, AGENT)?;

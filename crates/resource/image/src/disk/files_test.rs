@@ -96,7 +96,7 @@ fn a_session_is_a_unit_that_ends_the_machine_and_has_the_console_to_itself() {
     assert_eq!(find(&entries, "posada/run/systemd/system/serial-getty@ttyS0.service"), Some("/dev/null"));
     assert!(find(&entries, "posada/run/posada/session").unwrap().contains("arg=printf\0arg=a b\0"));
     assert_eq!(find(&entries, "posada/boot"), Some("options=rw\n"));
-    assert!(find(&entries, "posada/network.conf").unwrap().contains("After=ifup@eth0.service"));
+    assert!(find(&entries, "posada/network/posada-session.service.d/posada.conf").unwrap().contains("After=ifup@eth0.service"));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_disk_that_is_kept_is_checked_first_and_left_in_good_order() {
     assert_eq!(find(&entries, "posada/boot"), Some("options=ro\n"));
     let unit = find(&entries, "posada/run/systemd/system/posada-session.service").unwrap();
     assert!(unit.contains("SuccessAction=poweroff\n"), "{unit}");
-    assert_eq!(find(&entries, "posada/network.conf"), None, "a person need not wait for the network");
+    assert_eq!(find(&entries, "posada/network/posada-session.service.d/posada.conf"), None, "a person need not wait for the network");
     assert!(find(&entries, "posada/run/posada/session").unwrap().contains("arg=/bin/login\0arg=-f\0arg=root\0"));
 }
 
