@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
-mod image;
 mod devices;
 mod guest;
+mod image;
 mod keys;
 mod progress;
 mod run;

@@ -13,9 +13,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use crate::arguments::Run;
+use crate::guest::takes_terminal;
 use crate::keys::{Action, HELP, Keys};
 use crate::terminal::{self, Raw};
-use crate::guest::takes_terminal;
 use crate::{devices, guest, status, trace};
 
 /// How much of the console is kept for when a command fails to run, in bytes.

@@ -47,11 +47,24 @@ fn a_named_guest_keeps_its_disk_and_its_image_cannot_be_removed() {
     assert_eq!((first.status.code(), &first.stdout[..]), (Some(0), &b"web\n"[..]), "{}", told(&first));
     let script = "cat /root/kept; cmp /bin/bash /root/copy && journalctl -b -u systemd-fsck-root --no-pager | grep -c clean";
     let second = named(&["run", "--name", "web", IMAGE, "--", "sh", "-c", script]);
-    assert_eq!((second.status.code(), &second.stdout[..]), (Some(0), &b"was here\n1\n"[..]), "{}", told(&second));
+    assert_eq!(
+        (second.status.code(), &second.stdout[..]),
+        (Some(0), &b"was here\n1\n"[..]),
+        "{}",
+        told(&second)
+    );
 
     let refused = named(&["image", "rm", IMAGE]);
     assert_eq!(refused.status.code(), Some(125), "{}", told(&refused));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("in use by guests (`web`)"), "{}", told(&refused));
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("in use by guests (`web`)"),
+        "{}",
+        told(&refused)
+    );
     let other = named(&["run", "--name", "web", "debian:trixie"]);
-    assert!(String::from_utf8_lossy(&other.stderr).contains("is one of debian:bookworm-slim"), "{}", told(&other));
+    assert!(
+        String::from_utf8_lossy(&other.stderr).contains("is one of debian:bookworm-slim"),
+        "{}",
+        told(&other)
+    );
 }

@@ -206,7 +206,8 @@ impl Apt {
         let mut arguments = vec!["-q", "-y", "-s", "-o", "APT::Install-Recommends=false", "install", "--"];
         arguments.extend(packages);
         let answer = self.run(&self.get, &arguments, None, &mut |_| {})?;
-        let (doing, command) = ("choose the packages of the image".to_owned(), "apt-get install -s".to_owned());
+        let (doing, command) =
+            ("choose the packages of the image".to_owned(), "apt-get install -s".to_owned());
         if !answer.status.success() {
             let said = if answer.complaints.is_empty() { &self.trouble } else { &answer.complaints };
             return Err(Error::Apt { doing, command, status: answer.status, said: indented(said) });

@@ -174,7 +174,9 @@ fn a_download_that_succeeds_without_a_file_is_an_error() {
 #[test]
 fn a_system_without_apt_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
-    let apt =
-        Apt::with(["get", "cache", "config"].map(|name| vec![format!("/nonexistent/apt-{name}").into()]), folder.path());
+    let apt = Apt::with(
+        ["get", "cache", "config"].map(|name| vec![format!("/nonexistent/apt-{name}").into()]),
+        folder.path(),
+    );
     assert!(message(apt.unwrap().record("x")).contains("/nonexistent/apt-cache"));
 }

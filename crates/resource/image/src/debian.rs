@@ -56,7 +56,7 @@ const LARGE_MODULE: usize = 768 << 10;
 pub(crate) struct Debian;
 
 impl Recipe for Debian {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "debian"
     }
 

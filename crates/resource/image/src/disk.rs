@@ -65,7 +65,8 @@ const ALWAYS: [&str; 8] = [
 const DHCP: [&str; 2] = ["isc-dhcp-client", "dhcpcd-base"];
 
 /// Programs of the guest that builds, and files that they need.
-const TOOLS: [&str; 6] = ["sbin/mke2fs", "sbin/tune2fs", "sbin/e2fsck", "bin/dpkg-deb", "bin/tar", "etc/mke2fs.conf"];
+const TOOLS: [&str; 6] =
+    ["sbin/mke2fs", "sbin/tune2fs", "sbin/e2fsck", "bin/dpkg-deb", "bin/tar", "etc/mke2fs.conf"];
 
 /// The packages that they come from.
 const TOOL_PACKAGES: [&str; 3] = ["e2fsprogs", "dpkg", "tar"];
@@ -173,7 +174,8 @@ struct Set {
 
 impl DebianDisk {
     fn choose(&self, apt: &Apt) -> Result<Set> {
-        let names = |solution: Vec<(String, String)>| solution.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let names =
+            |solution: Vec<(String, String)>| solution.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         let kernel = kernel_packages(apt)?;
         let first = names(apt.solve(&FIRST)?);
         let tools = names(apt.solve(&TOOL_PACKAGES)?);
@@ -254,7 +256,9 @@ impl Files {
                 let is_library = entry.path.parent() == Some(Path::new(LIBRARIES)) && name.contains(".so");
                 if let Some(target) = entry.link.filter(|_| is_library) {
                     links.push((name, target.file_name().unwrap_or_default().to_string_lossy().into_owned()));
-                } else if entry.is_file && (is_library || TOOLS.iter().any(|tool| entry.path == Path::new(tool))) {
+                } else if entry.is_file
+                    && (is_library || TOOLS.iter().any(|tool| entry.path == Path::new(tool)))
+                {
                     tools.insert(name, entry.read()?);
                 }
                 Ok(())
@@ -291,7 +295,8 @@ fn lists(folder: &Path, sources: &[Source]) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let entry = entry.map_err(Error::io("list", folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_file() && sources.iter().any(|s| !s.lists.is_empty() && name.starts_with(&s.lists)) {
+        if entry.path().is_file() && sources.iter().any(|s| !s.lists.is_empty() && name.starts_with(&s.lists))
+        {
             lists.push(entry.path());
         }
     }
@@ -310,8 +315,11 @@ fn build(
 ) -> Result<()> {
     progress.stage("Starting a machine", None);
     let disk = staging.scratch().join(DISK);
-    posada_storage::create(&disk, &NewImage::new(Format::Qcow2, DISK_SIZE))
-        .map_err(|error| Error::Disk { doing: "create", path: disk.clone(), problem: error.to_string() })?;
+    posada_storage::create(&disk, &NewImage::new(Format::Qcow2, DISK_SIZE)).map_err(|error| Error::Disk {
+        doing: "create",
+        path: disk.clone(),
+        problem: error.to_string(),
+    })?;
     let kernel = staging.path(KERNEL);
     let base = staging.path(INITRD);
     let mut initrd = fs::read(&base).map_err(Error::io("read", &base))?;
@@ -339,7 +347,9 @@ fn build(
         (Verdict::Failed(problem), _) => Err(failed(problem)),
         (_, Ok(Err(error))) => Err(failed(error.to_string())),
         (_, Err(_)) => Err(failed("the machine that builds it panicked".to_owned())),
-        (Verdict::Open, Ok(Ok(()))) => Err(failed("its guest ended without a word on its success".to_owned())),
+        (Verdict::Open, Ok(Ok(()))) => {
+            Err(failed("its guest ended without a word on its success".to_owned()))
+        }
         (Verdict::Done, Ok(Ok(()))) => {
             progress.stage("Keeping the image", None);
             staging.adopt(DISK, &disk)

@@ -31,7 +31,7 @@ fn the_version_is_the_releases_and_tells_package_sets_apart() {
         version: version.map(str::to_owned),
     };
     let (one, other) = (package("a", "1"), package("a", "2"));
-    let first = version(&[source(None), source(Some("12.15"))], "6.1", &[one.clone()]);
+    let first = version(&[source(None), source(Some("12.15"))], "6.1", std::slice::from_ref(&one));
     assert!(first.starts_with("12.15-") && first.len() == 13, "{first}");
     assert_ne!(first, version(&[source(Some("12.15"))], "6.1", &[other]));
     assert!(version(&[], "6.1.0-9", &[one]).starts_with("6.1.0-9-"));

@@ -144,7 +144,9 @@ pub enum Error {
     },
 
     /// The guest that builds a disk failed.
-    #[error("could not build the disk of {name}: {problem}{said}\nNothing of it is kept; the next run tries again")]
+    #[error(
+        "could not build the disk of {name}: {problem}{said}\nNothing of it is kept; the next run tries again"
+    )]
     Build {
         /// The image's name.
         name: String,
@@ -185,7 +187,9 @@ pub enum Error {
     },
 
     /// There is a guest of this name, of another image.
-    #[error("the guest `{guest}` is one of {has}, not of {wanted}: run it with {has}, or choose another name")]
+    #[error(
+        "the guest `{guest}` is one of {has}, not of {wanted}: run it with {has}, or choose another name"
+    )]
     OtherImage {
         /// The guest's name.
         guest: String,

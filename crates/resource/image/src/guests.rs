@@ -69,7 +69,8 @@ impl Guests {
     /// [`Error::NoStateFolder`] if there is no home either.
     pub fn open() -> Result<Self> {
         let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".local/state"));
+        let home =
+            || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".local/state"));
         let state = state.or_else(home).ok_or(Error::NoStateFolder)?;
         Ok(Self::at(state.join("posada/guests")))
     }
@@ -118,7 +119,8 @@ impl Guests {
         let image = images.get(image, progress)?;
         self.create(name, &image)?;
         // Whoever was first has made it.
-        self.find(name)?.ok_or_else(|| Error::io("create", self.folder.join(name))(io::ErrorKind::NotFound.into()))
+        self.find(name)?
+            .ok_or_else(|| Error::io("create", self.folder.join(name))(io::ErrorKind::NotFound.into()))
     }
 
     fn create(&self, name: &str, image: &Image) -> Result<()> {
@@ -136,8 +138,11 @@ impl Guests {
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         };
         let disk = making.path().join(DISK);
-        posada_storage::create(&disk, &NewImage::over(&base))
-            .map_err(|error| Error::Disk { doing: "create", path: disk, problem: error.to_string() })?;
+        posada_storage::create(&disk, &NewImage::over(&base)).map_err(|error| Error::Disk {
+            doing: "create",
+            path: disk,
+            problem: error.to_string(),
+        })?;
         let path = making.path().join(RECORD);
         let text = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
         text.and_then(|text| fs::write(&path, text)).map_err(Error::io("write", &path))?;
@@ -181,7 +186,8 @@ impl Guests {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::io("list", &self.folder)(error)),
         };
-        let mut names: Vec<String> = found.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> =
+            found.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
         names.sort();
         let guests = names.iter().filter(|name| check_name(name).is_ok()).filter_map(|name| {
             self.find(name).unwrap_or_else(|error| {
@@ -203,7 +209,9 @@ impl Guests {
         let bin = self.folder.join(format!("{MAKING}removed-{name}-{}", std::process::id()));
         match fs::rename(&folder, &bin) {
             Ok(()) => fs::remove_dir_all(&bin).map_err(Error::io("remove", &bin)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoGuest { name: name.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::NoGuest { name: name.to_owned() })
+            }
             Err(error) => Err(Error::io("remove", &folder)(error)),
         }
     }

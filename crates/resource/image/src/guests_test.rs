@@ -12,7 +12,7 @@ fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let image = crate::images::tests::image_with_disk(&folder.path().join("cache"));
     let guests = Guests::at(folder.path().join("state/guests"));
-    Fixture { guests, image, folder }
+    Fixture { folder, guests, image }
 }
 
 #[test]

@@ -17,7 +17,7 @@ struct Counting {
 }
 
 impl Recipe for Counting {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "counting"
     }
 

@@ -51,7 +51,8 @@ pub(crate) fn choose(suite: &str, targets: &[Record], said: &str) -> Result<Vec<
         let (uri, release) = (field(target, "Repo-URI"), field(target, "Release"));
         let component = field(target, "Component");
         // A component of several parts would not be told from an option.
-        if [uri, release, component].iter().any(|word| word.is_empty() || word.contains(char::is_whitespace)) {
+        if [uri, release, component].iter().any(|word| word.is_empty() || word.contains(char::is_whitespace))
+        {
             continue;
         }
         if let Some(known) = sources.iter_mut().find(|known| known.uri == uri && known.release == release) {
@@ -67,9 +68,9 @@ pub(crate) fn choose(suite: &str, targets: &[Record], said: &str) -> Result<Vec<
             version: target.get("Version").cloned(),
         });
     }
-    let is_complete = packages.iter().any(|target| {
-        names(target).any(|name| name == suite) && field(target, "Component") == "main"
-    });
+    let is_complete = packages
+        .iter()
+        .any(|target| names(target).any(|name| name == suite) && field(target, "Component") == "main");
     if is_complete {
         return Ok(sources);
     }
@@ -97,7 +98,8 @@ pub(crate) fn source_list(sources: &[Source], key: impl Fn(&str) -> String) -> S
         );
         if let Some(value) = &source.signed_by {
             let value: Vec<String> = key_files(value).map(|file| key(&file)).collect();
-            let value = if value.is_empty() { source.signed_by.clone().unwrap_or_default() } else { value.join(" ") };
+            let value =
+                if value.is_empty() { source.signed_by.clone().unwrap_or_default() } else { value.join(" ") };
             stanza.push_str("Signed-By: ");
             stanza.push_str(&value.replace('\n', "\n "));
             stanza.push('\n');
@@ -189,8 +191,7 @@ fn signed_by_deb822(text: &str, uri: &str, release: &str) -> Option<String> {
         fields.get(name).is_some_and(|value| value.split_whitespace().any(is))
     };
     let found = paragraphs.into_iter().find(|fields| {
-        has(fields, "uris", &|word| is_same_uri(word, uri))
-            && has(fields, "suites", &|word| word == release)
+        has(fields, "uris", &|word| is_same_uri(word, uri)) && has(fields, "suites", &|word| word == release)
     });
     found?.remove("signed-by").filter(|value| !value.is_empty())
 }

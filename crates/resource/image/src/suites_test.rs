@@ -65,7 +65,10 @@ fn a_source_that_goes_by_another_name_is_found_by_its_codename() {
 fn a_suite_that_no_source_has_is_told_with_those_that_there_are() {
     let targets = [suite("bookworm"), suite("bookworm-updates"), suite("trixie")];
     let error = choose("sid", &targets, "\n  Err:1 http://deb.example").unwrap_err().to_string();
-    assert!(error.contains("`sid`") && error.contains("possible are debian:bookworm, debian:trixie\n"), "{error}");
+    assert!(
+        error.contains("`sid`") && error.contains("possible are debian:bookworm, debian:trixie\n"),
+        "{error}"
+    );
     assert!(error.contains("Err:1 http://deb.example"), "{error}");
     let error = choose("sid", &[], "").unwrap_err().to_string();
     assert!(error.contains("no Debian suite at all"), "{error}");

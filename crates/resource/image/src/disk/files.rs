@@ -77,7 +77,8 @@ impl Build<'_> {
             ("etc/group".into(), 0o644, b"root:x:0:\n".into()),
         ];
         for (tool, contents) in self.tools {
-            let path = if tool.ends_with(".conf") { format!("etc/{tool}") } else { format!("build/tools/{tool}") };
+            let path =
+                if tool == "mke2fs.conf" { format!("etc/{tool}") } else { format!("build/tools/{tool}") };
             files.push((path, 0o755, contents.clone()));
         }
         for (path, contents) in FILES {
@@ -113,7 +114,8 @@ fn sources(sources: &[Source], apt: &str) -> Result<Vec<(String, Vec<u8>)>> {
         }
         format!("{OTHER_KEYS}{}", path.rsplit('/').next().unwrap_or(path))
     };
-    let mut files = vec![("etc/apt/sources.list.d/debian.sources".to_owned(), source_list(sources, place).into())];
+    let mut files =
+        vec![("etc/apt/sources.list.d/debian.sources".to_owned(), source_list(sources, place).into())];
     if !apt.is_empty() {
         files.push(("etc/apt/apt.conf.d/90posada".to_owned(), apt.into()));
     }
@@ -182,7 +184,11 @@ impl Boot<'_> {
                 archive.file("posada/run/posada/agent", 0o755, AGENT)?;
                 archive.file("posada/run/posada/session", 0o600, &session)?;
                 let units = "posada/run/systemd/system";
-                archive.file(&format!("{units}/posada-session.service"), 0o644, unit(self.keeps_disk).as_bytes())?;
+                archive.file(
+                    &format!("{units}/posada-session.service"),
+                    0o644,
+                    unit(self.keeps_disk).as_bytes(),
+                )?;
                 let wants = format!("{units}/multi-user.target.wants/posada-session.service");
                 archive.link(&wants, "/run/systemd/system/posada-session.service")?;
                 // The console is the session's, or nobody's.

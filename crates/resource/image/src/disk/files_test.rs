@@ -90,13 +90,20 @@ fn a_session_is_a_unit_that_ends_the_machine_and_has_the_console_to_itself() {
     let archive = Boot { session: Some(&session), keeps_disk: false }.archive().unwrap();
     let entries = entries(&archive);
     let unit = find(&entries, "posada/run/systemd/system/posada-session.service").unwrap();
-    assert!(unit.contains("SuccessAction=poweroff-immediate\n") && unit.contains("FailureAction=poweroff-immediate\n"));
+    assert!(
+        unit.contains("SuccessAction=poweroff-immediate\n")
+            && unit.contains("FailureAction=poweroff-immediate\n")
+    );
     let wants = "posada/run/systemd/system/multi-user.target.wants/posada-session.service";
     assert_eq!(find(&entries, wants), Some("/run/systemd/system/posada-session.service"));
     assert_eq!(find(&entries, "posada/run/systemd/system/serial-getty@ttyS0.service"), Some("/dev/null"));
     assert!(find(&entries, "posada/run/posada/session").unwrap().contains("arg=printf\0arg=a b\0"));
     assert_eq!(find(&entries, "posada/boot"), Some("options=rw\n"));
-    assert!(find(&entries, "posada/network/posada-session.service.d/posada.conf").unwrap().contains("After=ifup@eth0.service"));
+    assert!(
+        find(&entries, "posada/network/posada-session.service.d/posada.conf")
+            .unwrap()
+            .contains("After=ifup@eth0.service")
+    );
 }
 
 #[test]
@@ -107,8 +114,14 @@ fn a_disk_that_is_kept_is_checked_first_and_left_in_good_order() {
     assert_eq!(find(&entries, "posada/boot"), Some("options=ro\n"));
     let unit = find(&entries, "posada/run/systemd/system/posada-session.service").unwrap();
     assert!(unit.contains("SuccessAction=poweroff\n"), "{unit}");
-    assert_eq!(find(&entries, "posada/network/posada-session.service.d/posada.conf"), None, "a person need not wait for the network");
-    assert!(find(&entries, "posada/run/posada/session").unwrap().contains("arg=/bin/login\0arg=-f\0arg=root\0"));
+    assert_eq!(
+        find(&entries, "posada/network/posada-session.service.d/posada.conf"),
+        None,
+        "a person need not wait for the network"
+    );
+    assert!(
+        find(&entries, "posada/run/posada/session").unwrap().contains("arg=/bin/login\0arg=-f\0arg=root\0")
+    );
 }
 
 #[test]

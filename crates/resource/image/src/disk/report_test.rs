@@ -41,7 +41,10 @@ fn each_package_counts_once_unpacked_and_once_installed() {
     ] {
         report.line(line, &mut told);
     }
-    assert_eq!(told.stages, [("Making the file system".into(), None), ("Installing 2 packages".into(), Some(220))]);
+    assert_eq!(
+        told.stages,
+        [("Making the file system".into(), None), ("Installing 2 packages".into(), Some(220))]
+    );
     assert_eq!(told.advanced, 210);
     assert_eq!(report.verdict(), Verdict::Open);
 }
@@ -63,7 +66,9 @@ fn only_the_last_word_is_success() {
 #[test]
 fn whatever_the_guest_writes_is_taken() {
     let mut report = report();
-    for line in ["", "posada: ", "posada: \u{fffd}", "status: ", "status: : ", "status: : error : ", "pmstatus:"] {
+    for line in
+        ["", "posada: ", "posada: \u{fffd}", "status: ", "status: : ", "status: : error : ", "pmstatus:"]
+    {
         report.line(line, &mut Silent);
     }
     assert_eq!(report.verdict(), Verdict::Open);
