@@ -12,8 +12,12 @@
 mod against_host;
 mod boot_image;
 mod device_registers;
+mod guest_frames;
 mod instructions;
 mod session;
+mod virtio;
+mod switch_peer;
+mod tcp_guest;
 
 /// Any sequence of operations on every device of a PC.
 ///
@@ -53,4 +57,36 @@ pub fn session(data: &[u8]) {
 /// If the two end differently: that is the finding.
 pub fn against_host(data: &[u8]) {
     against_host::run(data);
+}
+
+/// Any driver of a virtio device.
+///
+/// # Panics
+/// If the device misbehaves: that is the finding.
+pub fn virtio(data: &[u8]) {
+    virtio::run(data);
+}
+
+/// Any frames from a guest to a user-mode network.
+///
+/// # Panics
+/// If the network misbehaves: that is the finding.
+pub fn guest_frames(data: &[u8]) {
+    guest_frames::run(data);
+}
+
+/// Any segments from a guest to a TCP connection.
+///
+/// # Panics
+/// If the network misbehaves: that is the finding.
+pub fn tcp_guest(data: &[u8]) {
+    tcp_guest::run(data);
+}
+
+/// Any message from another member of a switch.
+///
+/// # Panics
+/// If the network misbehaves: that is the finding.
+pub fn switch_peer(data: &[u8]) {
+    switch_peer::run(data);
 }

@@ -14,7 +14,13 @@ const OUTSIDE: [&str; 4] = ["fuzz", "guests/agent", "guests/nanobench", "guests/
 
 pub(crate) fn run() -> anyhow::Result<()> {
     // libFuzzer is written in C++.
-    packages::ensure(&[("cc", "gcc"), ("c++", "g++"), ("apt-get", "apt")])?;
+    packages::ensure(&[
+        ("cc", "gcc"),
+        ("c++", "g++"),
+        ("apt-get", "apt"),
+        ("ip", "iproute2"),
+        ("unshare", "util-linux"),
+    ])?;
     step("formatting", &["fmt", "--all", "--check"])?;
     step("lints", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     for folder in OUTSIDE {

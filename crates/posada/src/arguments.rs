@@ -84,7 +84,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
     pub disk: Vec<DiskSpec>,
 
-    /// The network: user (by way of this process, without privileges) or none; after a comma mac=ADDRESS
+    /// The network: user (by way of this process, without privileges), switch:NAME (other guests that name it),
+    /// tap:NAME (an interface of the host) or none; after a comma mac=ADDRESS
     #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
     pub net: NetSpec,
 

@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use posada_network::link::{self, Capacity};
+use posada_network::limit::Rates;
+use posada_network::link::{self, Capacity, Link};
 use posada_network::nat::{self, Nat};
+use posada_network::switch::{self, Switch};
+use posada_network::tap::Tap;
 use posada_pc::PcBuilder;
 use posada_storage::Format;
 use posada_virtio::balloon::Balloon;
@@ -53,27 +56,35 @@ impl FromStr for DiskSpec {
                 "ro" => spec.read_only = true,
                 "snapshot" => spec.snapshot = true,
                 _ if let Some(name) = word.strip_prefix("format=") => spec.format = Some(name.parse()?),
-                _ => return Err(format!("{word:?} is none of ro, snapshot, format=FORMAT; a comma in a name is doubled")),
+                _ => {
+                    return Err(format!(
+                        "{word:?} is none of ro, snapshot, format=FORMAT; a comma in a name is doubled"
+                    ));
+                }
             }
         }
         Ok(spec)
     }
 }
 
-/// `user` or `none`, and `,mac=ADDRESS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `user`, `none`, `switch:NAME` or `tap:NAME`, and `,mac=ADDRESS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetSpec {
     pub kind: NetKind,
     pub address: Option<[u8; 6]>,
 }
 
 /// What the guest's network card is joined to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NetKind {
     /// There is no card.
     None,
     /// User-mode NAT.
     User,
+    /// The other guests on the switch of this name.
+    Switch(switch::Name),
+    /// A tap interface of the host.
+    Tap(String),
 }
 
 impl FromStr for NetSpec {
@@ -84,7 +95,11 @@ impl FromStr for NetSpec {
         let kind = match words.next().as_deref() {
             Some("user") => NetKind::User,
             Some("none") => NetKind::None,
-            _ => return Err("the networks are user and none".to_owned()),
+            Some(word) if let Some(name) = word.strip_prefix("switch:") => {
+                NetKind::Switch(name.parse().map_err(|error: switch::Error| error.to_string())?)
+            }
+            Some(word) if let Some(name) = word.strip_prefix("tap:") => NetKind::Tap(name.to_owned()),
+            _ => return Err("the networks are user, none, switch:NAME and tap:NAME".to_owned()),
         };
         let mut spec = Self { kind, address: None };
         for word in words {
@@ -144,9 +159,38 @@ impl FromStr for ShareSpec {
 }
 
 /// What runs beside the machine for its devices, and ends when this is dropped.
-#[derive(Debug, Default)]
-pub(crate) struct Beside {
-    _nat: Option<Nat>,
+#[derive(Default)]
+pub(crate) struct Beside(Vec<Box<dyn Send>>);
+
+/// The card's end of the network that is asked for, and what runs at the other.
+fn network(arguments: &Run) -> Result<Option<(Link, Box<dyn Send>)>> {
+    let spec = &arguments.net;
+    if spec.kind != NetKind::User && !arguments.publish.is_empty() {
+        bail!("--publish is for --net user: other networks reach the guest by its own address");
+    }
+    if spec.kind == NetKind::None {
+        return Ok(None);
+    }
+    let (card, end) = link::pair(Capacity::default()).context("making a network link")?;
+    let network: Box<dyn Send> = match &spec.kind {
+        NetKind::None | NetKind::User => {
+            let config = nat::Config { publish: arguments.publish.clone(), ..nat::Config::default() };
+            Box::new(Nat::start(config, end)?)
+        }
+        NetKind::Switch(name) => Box::new(Switch::join(name, Rates::default(), end)?),
+        NetKind::Tap(name) => Box::new(Tap::start(name, Rates::default(), end)?),
+    };
+    Ok(Some((card, network)))
+}
+
+/// A file that goes when the machine has ended.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        // The device may have been faster.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Plugs in what the command line asks for.
@@ -162,16 +206,10 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
         builder = builder.disk(disk, format!("posada-{index}"));
     }
-    match arguments.net.kind {
-        NetKind::None if !arguments.publish.is_empty() => bail!("--publish needs a network; leave out --net none"),
-        NetKind::None => {}
-        NetKind::User => {
-            let (card, network) = link::pair(Capacity::default()).context("making a network link")?;
-            let config = nat::Config { publish: arguments.publish.clone(), ..nat::Config::default() };
-            beside._nat = Some(Nat::start(config, network)?);
-            let address = arguments.net.address.map_or_else(random_address, Ok)?;
-            builder = builder.network(card, address);
-        }
+    if let Some((card, network)) = network(arguments)? {
+        let address = arguments.net.address.map_or_else(random_address, Ok)?;
+        builder = builder.network(card, address);
+        beside.0.push(network);
     }
     builder = builder.device(Entropy).device(Balloon::new());
     for spec in &arguments.share {
@@ -183,6 +221,7 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder
         let vsock = Vsock::new(GUEST_CONTEXT, path)
             .with_context(|| format!("making the socket {} (does another guest use it?)", path.display()))?;
         builder = builder.device(vsock);
+        beside.0.push(Box::new(Removed(path.clone())));
     }
     Ok((builder, beside))
 }
@@ -197,11 +236,17 @@ mod tests {
         assert_eq!("a.img".parse(), Ok(plain.clone()));
         assert_eq!("a.img,ro".parse(), Ok(DiskSpec { read_only: true, ..plain.clone() }));
         assert_eq!("a,,b,ro".parse(), Ok(DiskSpec { path: "a,b".into(), read_only: true, ..plain }));
-        let all = DiskSpec { snapshot: true, format: Some(Format::Qcow2), ..DiskSpec { path: "a".into(), ..DiskSpec::default() } };
+        let all = DiskSpec {
+            snapshot: true,
+            format: Some(Format::Qcow2),
+            ..DiskSpec { path: "a".into(), ..DiskSpec::default() }
+        };
         assert_eq!("a,snapshot,format=qcow2".parse(), Ok(all));
         let net = NetSpec { kind: NetKind::User, address: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]) };
         assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net));
-        for text in ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"] {
+        for text in
+            ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"]
+        {
             assert!(text.parse::<NetSpec>().is_err(), "{text}");
         }
         let share = ShareSpec { path: "/a:b".into(), tag: "t".into(), read_only: true };

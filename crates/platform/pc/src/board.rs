@@ -15,11 +15,11 @@ use posada_memory::GuestRam;
 use posada_vcpu::Clock;
 use posada_virtio::{Device, VirtioPci};
 
+use crate::Error;
 use crate::alarm::Alarm;
 use crate::apics::Apics;
 use crate::console::SerialPort;
 use crate::control::{Control, Request};
-use crate::Error;
 use crate::layout::{ECAM, Layout, PCI_DEVICES, SCI, SERIAL};
 use crate::wiring::{IsaLine, PciPin, Wiring};
 

@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use posada_devices::IrqLine;
-use posada_devices::ioapic::Ioapic;
 use posada_devices::apic::Message;
+use posada_devices::ioapic::Ioapic;
 use posada_devices::pci::MessageBus;
 use posada_devices::pic::Pic;
 
@@ -64,7 +64,8 @@ impl Wiring {
         if *asserted != before {
             tracing::trace!(target: "irq", device, level, "PCI pin");
             let input = pci_input(device);
-            let shared = (0..32).filter(|other| pci_input(*other) == input).fold(0, |mask, other| mask | 1 << other);
+            let shared =
+                (0..32).filter(|other| pci_input(*other) == input).fold(0, |mask, other| mask | 1 << other);
             self.ioapic().set_irq(input, *asserted & shared != 0);
         }
     }

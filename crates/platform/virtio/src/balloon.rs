@@ -145,7 +145,10 @@ impl Handler for Server {
 /// Gives back the pages whose numbers a request lists, those that lie together at once; how many bytes.
 fn inflate(ram: &GuestRam, chain: &mut Chain) -> Result<u64, BadBuffer> {
     let numbers = chain.read_all(4 * MAX_PAGES)?;
-    let mut pages: Vec<u32> = numbers.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
+    let mut pages: Vec<u32> = numbers
+        .chunks_exact(4)
+        .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect();
     pages.sort_unstable();
     pages.dedup();
     let mut returned = 0;

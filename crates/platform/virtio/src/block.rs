@@ -94,7 +94,9 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        use feature::{BLOCK_SIZE, DISCARD, FLUSH, GEOMETRY, SEG_MAX, SEVERAL_QUEUES, TOPOLOGY, WRITE_ZEROES};
+        use feature::{
+            BLOCK_SIZE, DISCARD, FLUSH, GEOMETRY, SEG_MAX, SEVERAL_QUEUES, TOPOLOGY, WRITE_ZEROES,
+        };
         let all = SEG_MAX | GEOMETRY | BLOCK_SIZE | FLUSH | TOPOLOGY | SEVERAL_QUEUES;
         if self.disk.is_read_only() { all | feature::READ_ONLY } else { all | DISCARD | WRITE_ZEROES }
     }
@@ -131,7 +133,10 @@ impl Device for Block {
     fn services(&mut self, rings: &Arc<Rings>) -> io::Result<Vec<Service>> {
         let service = |queue| {
             let (disk, rings, id) = (Arc::clone(&self.disk), Arc::clone(rings), self.id);
-            let make = move |_: Arc<Bell>| Server { rings, requests: Requests { disk, id, buffer: Vec::new(), failures: 0 } };
+            let make = move |_: Arc<Bell>| Server {
+                rings,
+                requests: Requests { disk, id, buffer: Vec::new(), failures: 0 },
+            };
             Service::new([queue], make)
         };
         Ok((0..self.queues).map(service).collect())

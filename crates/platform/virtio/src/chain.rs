@@ -17,7 +17,7 @@ struct Piece {
 /// Pieces of guest memory, used up from the front.
 #[derive(Clone, Debug, Default)]
 struct Pieces {
-    pieces: Vec<Piece>,
+    list: Vec<Piece>,
     /// The piece that is next, and how much of it is used up.
     next: usize,
     used: u32,
@@ -27,13 +27,13 @@ struct Pieces {
 impl Pieces {
     fn push(&mut self, piece: Piece) {
         self.left += u64::from(piece.len);
-        self.pieces.push(piece);
+        self.list.push(piece);
     }
 
     /// Takes up to `max` bytes that lie together.
     fn take(&mut self, max: usize) -> Option<(Gpa, usize)> {
         loop {
-            let piece = self.pieces.get(self.next)?;
+            let piece = self.list.get(self.next)?;
             let len = (piece.len - self.used).min(u32::try_from(max).unwrap_or(u32::MAX));
             if piece.len == self.used {
                 (self.next, self.used) = (self.next + 1, 0);
@@ -66,7 +66,7 @@ impl Chain {
 
     /// Adds a buffer; whether it may stand there, which a readable one may not after a writable one.
     pub(crate) fn push(&mut self, gpa: u64, len: u32, writable: bool) -> bool {
-        let ordered = writable || self.writable.pieces.is_empty();
+        let ordered = writable || self.writable.list.is_empty();
         let side = if writable { &mut self.writable } else { &mut self.readable };
         side.push(Piece { gpa, len });
         ordered
@@ -180,7 +180,7 @@ impl Pieces {
     fn truncate(&mut self) {
         let mut left = self.left + u64::from(self.used);
         let mut kept = self.next;
-        for piece in self.pieces.iter_mut().skip(self.next) {
+        for piece in self.list.iter_mut().skip(self.next) {
             if left == 0 {
                 break;
             }
@@ -188,6 +188,6 @@ impl Pieces {
             left -= u64::from(piece.len);
             kept += 1;
         }
-        self.pieces.truncate(kept);
+        self.list.truncate(kept);
     }
 }

@@ -41,7 +41,8 @@ fn give(chain: &mut Chain) {
     let mut bytes = [0; 1024];
     while left != 0 {
         let part = &mut bytes[..left.min(1024)];
-        let filled = getrandom::fill(part).map_err(|error| tracing::warn!(%error, "the host gives no random bytes"));
+        let filled =
+            getrandom::fill(part).map_err(|error| tracing::warn!(%error, "the host gives no random bytes"));
         if filled.is_err() || chain.write(part).is_err() {
             return;
         }

@@ -37,7 +37,10 @@ pub(crate) struct Interrupt {
 
 impl fmt::Debug for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Interrupt").field("isr", &self.isr).field("status", &self.status).finish_non_exhaustive()
+        f.debug_struct("Interrupt")
+            .field("isr", &self.isr)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,7 @@
 //! | [`VirtioPci`] | the PCI function: capabilities, common configuration, status machine, MSI-X (virtio 1.2 §4.1) |
 //! | [`Rings`], [`Chain`] | the split virtqueues (§2.7, with `virtio-queue`), and requests as streams of bytes |
 //! | [`Handler`] | what a device does, on a thread of its own behind an event loop |
-//! | [`block`], [`entropy`], … | the devices (§5) |
+//! | [`block`], [`network`], [`share`], [`vsock`], [`entropy`], [`balloon`], [`console`] | the devices (§5) |
 //!
 //! A virtual CPU that notifies a device sets a bit and wakes the device's thread, without any lock. Everything else,
 //! the host's files and sockets included, is that thread's. A reset waits until the thread has finished the request
@@ -113,3 +113,9 @@ pub trait Device: Send + fmt::Debug {
     fn services(&mut self, rings: &Arc<Rings>) -> io::Result<Vec<Service>>;
 }
 
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+#[path = "small_test.rs"]
+mod small_tests;

@@ -95,8 +95,8 @@ impl Device for Network {
 
     fn features(&self) -> u64 {
         use feature::{
-            CONTROL, CSUM, GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, HOST_ECN, HOST_TSO4, HOST_TSO6, MAC,
-            MERGEABLE, MTU, SEVERAL_PAIRS, STATUS,
+            CONTROL, CSUM, GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, HOST_ECN, HOST_TSO4, HOST_TSO6,
+            MAC, MERGEABLE, MTU, SEVERAL_PAIRS, STATUS,
         };
         let guest = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
         let mut features = guest | MTU | MAC | MERGEABLE | STATUS | CONTROL;
@@ -297,10 +297,7 @@ impl Card {
         let mut chains: Vec<Chain> = Vec::with_capacity(1);
         let mut room = 0;
         while room < needed && chains.len() < most {
-            let next = match rings.pop(queue) {
-                Err(_) => return true,
-                Ok(next) => next,
-            };
+            let Ok(next) = rings.pop(queue) else { return true };
             let Some(chain) = next else {
                 // Listened for from now on, unless one has come meanwhile.
                 if rings.listen(queue) {

@@ -172,7 +172,7 @@ impl VirtioPci {
         self.interrupt.msix().restore(&state.msix)?;
         self.interrupt.set_isr(state.isr);
         self.common.restore(&state.common, &self.rings, &self.interrupt)?;
-        if self.common.is_running(&self.interrupt) {
+        if common::is_running(&self.interrupt) {
             self.go();
         }
         Ok(())
@@ -207,7 +207,9 @@ impl VirtioPci {
                 bytes.rev().fold(0, |value, byte| value << 8 | u64::from(*byte)) & ones(size)
             }
             _ if TABLE.contains(&offset) => self.interrupt.msix().read_table(offset - TABLE.start, size),
-            _ if PENDING.contains(&offset) => self.interrupt.msix().read_pending(offset - PENDING.start, size),
+            _ if PENDING.contains(&offset) => {
+                self.interrupt.msix().read_pending(offset - PENDING.start, size)
+            }
             _ => 0,
         }
     }

@@ -37,7 +37,8 @@ impl Rings {
         sizes: &[u16],
         interrupt: Arc<Interrupt>,
     ) -> Arc<Self> {
-        let queue = |size: &u16| Mutex::new(Queue::new(*size).expect("a queue has a power of two of entries"));
+        let queue =
+            |size: &u16| Mutex::new(Queue::new(*size).expect("a queue has a power of two of entries"));
         let queues = sizes.iter().map(queue).collect();
         let (active, features) = (AtomicBool::new(false), AtomicU64::new(0));
         Arc::new(Self { name, ram, queues, interrupt, active, features })
@@ -147,7 +148,8 @@ impl Rings {
     /// Interrupts the driver about requests given back, if it wants that.
     pub fn signal(&self, index: usize) {
         let mut queue = self.queue(index);
-        let wanted = self.is_active() && queue.ready() && queue.needs_notification(self.ram.view()).unwrap_or(false);
+        let wanted =
+            self.is_active() && queue.ready() && queue.needs_notification(self.ram.view()).unwrap_or(false);
         drop(queue);
         if wanted {
             self.interrupt.queue(index);

@@ -72,7 +72,8 @@ impl Device for Vsock {
     }
 
     fn services(&mut self, rings: &Arc<Rings>) -> io::Result<Vec<Service>> {
-        let listener = self.listener.take().ok_or_else(|| io::Error::other("the socket is in use already"))?;
+        let listener =
+            self.listener.take().ok_or_else(|| io::Error::other("the socket is in use already"))?;
         let (rings, guest, path) = (Arc::clone(rings), self.guest, self.path.clone());
         let make = move |_: Arc<Bell>| Mux::new(rings, guest, path, listener);
         Ok(vec![Service::new([RECEIVE, TRANSMIT, EVENT], make)])

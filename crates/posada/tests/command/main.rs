@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod boot;
+mod devices;
 mod disk;
 mod processors;
 mod support;

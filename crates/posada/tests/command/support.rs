@@ -10,10 +10,15 @@ use std::time::{Duration, Instant};
 /// How long anything may take: far more than it does on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(10);
 
+/// Where the tests' images are kept.
+pub(crate) fn cache() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
 /// The command, with a cache of its own that all tests share.
 pub(crate) fn posada() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_posada"));
-    command.env("XDG_CACHE_HOME", PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+    command.env("XDG_CACHE_HOME", cache());
     command
 }
 

@@ -17,7 +17,10 @@
 
 #![forbid(unsafe_code)]
 
+mod header;
 pub mod limit;
 pub mod link;
 pub mod nat;
+pub mod switch;
+pub mod tap;
 pub mod wire;

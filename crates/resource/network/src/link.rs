@@ -117,14 +117,18 @@ impl Features {
         cut && (self.checksum || offload.checksum.is_none())
     }
 
-    fn to_bits(self) -> u8 {
+    /// One bit each, from the lowest: checksum, tcp4, tcp6, udp.
+    pub(crate) fn to_bits(self) -> u8 {
         [self.checksum, self.tcp4, self.tcp6, self.udp]
             .into_iter()
             .enumerate()
             .fold(0, |bits, (place, set)| bits | u8::from(set) << place)
     }
+}
 
-    fn from_bits(bits: u8) -> Self {
+impl From<u8> for Features {
+    /// One bit each, from the lowest: checksum, tcp4, tcp6, udp. The others mean nothing.
+    fn from(bits: u8) -> Self {
         Self { checksum: bits & 1 != 0, tcp4: bits & 2 != 0, tcp6: bits & 4 != 0, udp: bits & 8 != 0 }
     }
 }
@@ -205,7 +209,7 @@ impl Link {
 
     /// Which offloads the other end accepts.
     pub fn accepted(&self) -> Features {
-        Features::from_bits(self.outward.accepted.load(Ordering::Acquire))
+        Features::from(self.outward.accepted.load(Ordering::Acquire))
     }
 }
 

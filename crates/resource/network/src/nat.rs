@@ -36,6 +36,8 @@ mod dns;
 mod engine;
 mod flows;
 mod fragment;
+#[doc(hidden)]
+pub mod fuzz;
 mod guest;
 mod icmp;
 mod ndp;
@@ -116,7 +118,7 @@ impl Nat {
         let mut published = Vec::new();
         for publish in &config.publish {
             let failed =
-                |source| Error::Publish { publish: *publish, advice: publish.advice(&source), source };
+                |source| Error::Publish { publish: *publish, advice: Publish::advice(&source), source };
             let (socket, address) = publish.bind().map_err(failed)?;
             sockets.push((socket, publish.guest_port));
             published.push(address);

@@ -87,7 +87,7 @@ impl fmt::Debug for PciBus {
         f.debug_struct("PciBus")
             .field("state", &self.state())
             .field("functions", &self.functions.keys())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

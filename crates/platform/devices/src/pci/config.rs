@@ -277,7 +277,9 @@ impl ConfigSpace {
     pub(super) fn assign_bars(&mut self, mut place: impl FnMut(Bar) -> Option<u64>) {
         let mut command = self.command();
         for index in 0..BARS {
-            let Some((bar, start)) = self.bars[index].and_then(|bar| Some((bar, place(bar)?))) else { continue };
+            let Some((bar, start)) = self.bars[index].and_then(|bar| Some((bar, place(bar)?))) else {
+                continue;
+            };
             let register = (BAR_0 + 4 * index) as u16;
             self.write(register, 4, start as u32);
             if matches!(bar.kind, BarKind::Memory64 { .. }) {

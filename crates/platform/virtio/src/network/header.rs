@@ -61,7 +61,11 @@ impl Header {
         Offload {
             checksum: (self.flags & NEEDS_CSUM != 0)
                 .then_some(PartialChecksum { start: self.csum_start, offset: self.csum_offset }),
-            segmentation: kind.map(|kind| Segmentation { kind, size: self.gso_size, header_len: self.hdr_len }),
+            segmentation: kind.map(|kind| Segmentation {
+                kind,
+                size: self.gso_size,
+                header_len: self.hdr_len,
+            }),
             checked: self.flags & DATA_VALID != 0,
         }
     }

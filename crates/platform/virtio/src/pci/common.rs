@@ -67,6 +67,14 @@ pub(super) struct CommonState {
     queues: Vec<QueueState>,
 }
 
+#[cfg(test)]
+impl CommonState {
+    /// Puts a queue where there is no memory.
+    pub(super) fn break_queue_for_test(&mut self) {
+        self.queues[0].areas[0] = !0xf;
+    }
+}
+
 /// What a write asks of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -89,6 +97,12 @@ pub(super) struct Common {
 
 fn fresh(size: u16) -> QueueState {
     QueueState { size, vector: NO_VECTOR, ..QueueState::default() }
+}
+
+/// Whether the driver has got so far that the device works.
+pub(super) fn is_running(interrupt: &Interrupt) -> bool {
+    const ON: u8 = status::DRIVER_OK | status::FEATURES_OK;
+    interrupt.status.load(Ordering::Acquire) & (ON | NEEDS_RESET) == ON
 }
 
 /// The 32 bits of `features` that `select` selects.
@@ -118,11 +132,6 @@ impl Common {
         self.driver_features & self.offered
     }
 
-    pub(super) fn is_running(&self, interrupt: &Interrupt) -> bool {
-        let status = interrupt.status.load(Ordering::Acquire);
-        status & (status::DRIVER_OK | status::FEATURES_OK | NEEDS_RESET) == status::DRIVER_OK | status::FEATURES_OK
-    }
-
     fn selected(&mut self) -> Option<(usize, &mut QueueState)> {
         let index = usize::from(self.queue_select);
         Some((index, self.queues.get_mut(index)?))
@@ -137,15 +146,17 @@ impl Common {
             (register::DEVICE_FEATURE, 4) => part(self.offered, self.device_feature_select),
             (register::DRIVER_FEATURE_SELECT, 4) => self.driver_feature_select,
             (register::DRIVER_FEATURE, 4) => part(self.driver_features, self.driver_feature_select),
-            (register::CONFIGURATION_VECTOR, 2) => interrupt.configuration_vector.load(Ordering::Acquire).into(),
+            (register::CONFIGURATION_VECTOR, 2) => {
+                interrupt.configuration_vector.load(Ordering::Acquire).into()
+            }
             (register::QUEUES, 2) => self.queues.len() as u32,
             (register::STATUS, 1) => interrupt.status.load(Ordering::Acquire).into(),
             (register::GENERATION, 1) => interrupt.generation.load(Ordering::Acquire).into(),
-            (register::QUEUE_SELECT, 2) => self.queue_select.into(),
+            // Each queue is notified at the offset of its number.
+            (register::QUEUE_SELECT | register::QUEUE_NOTIFY_OFFSET, 2) => self.queue_select.into(),
             (register::QUEUE_SIZE, 2) => of_queue(|queue| queue.size.into()),
             (register::QUEUE_VECTOR, 2) => queue.map_or(NO_VECTOR, |queue| queue.vector).into(),
             (register::QUEUE_ENABLE, 2) => of_queue(|queue| queue.enabled.into()),
-            (register::QUEUE_NOTIFY_OFFSET, 2) => self.queue_select.into(),
             (register::QUEUE_AREAS..register::QUEUE_AREAS_END, 4) if offset.is_multiple_of(4) => {
                 let (area, high) = area(offset);
                 queue.map_or(0, |queue| (queue.areas[area] >> high) as u32)
@@ -223,13 +234,14 @@ impl Common {
         }
         let before = interrupt.status.load(Ordering::Acquire);
         let mut set = value & status::DRIVERS & !before;
-        let acceptable = self.driver_features & !self.offered == 0 && self.driver_features & feature::VERSION_1 != 0;
+        let acceptable =
+            self.driver_features & !self.offered == 0 && self.driver_features & feature::VERSION_1 != 0;
         if !acceptable {
             // The driver sees that the bit has not stayed (§3.1.1, step 6).
             set &= !status::FEATURES_OK;
         }
         interrupt.status.fetch_or(set, Ordering::AcqRel);
-        (set & status::DRIVER_OK != 0 && self.is_running(interrupt)).then_some(Action::Go)
+        (set & status::DRIVER_OK != 0 && is_running(interrupt)).then_some(Action::Go)
     }
 
     fn enable_queue(&mut self, rings: &Rings) {

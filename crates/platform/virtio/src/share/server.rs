@@ -73,8 +73,13 @@ mod init {
     pub(super) const READDIRPLUS_AUTO: u32 = 1 << 14;
     pub(super) const PARALLEL_DIROPS: u32 = 1 << 18;
     pub(super) const MAX_PAGES: u32 = 1 << 22;
-    pub(super) const ALL: u32 =
-        ASYNC_READ | ATOMIC_O_TRUNC | BIG_WRITES | READDIRPLUS | READDIRPLUS_AUTO | PARALLEL_DIROPS | MAX_PAGES;
+    pub(super) const ALL: u32 = ASYNC_READ
+        | ATOMIC_O_TRUNC
+        | BIG_WRITES
+        | READDIRPLUS
+        | READDIRPLUS_AUTO
+        | PARALLEL_DIROPS
+        | MAX_PAGES;
 }
 
 /// Bits of SETATTR's `valid`.
@@ -162,7 +167,13 @@ impl Server {
         Ok(())
     }
 
-    fn carry_out(&mut self, header: &Header, request: Request<'_>, reply: &mut Reply, room: usize) -> Result<(), Errno> {
+    fn carry_out(
+        &mut self,
+        header: &Header,
+        request: Request<'_>,
+        reply: &mut Reply,
+        room: usize,
+    ) -> Result<(), Errno> {
         let node = header.node;
         match header.opcode {
             op::INIT => self.init(request, reply),
@@ -183,7 +194,9 @@ impl Server {
             // What was written is with the host already.
             op::FLUSH => Ok(()),
             op::FSYNC | op::FSYNCDIR => self.fsync(request),
-            _ if self.read_only => Err(if is_known_change(header.opcode) { Errno::ROFS } else { Errno::NOSYS }),
+            _ if self.read_only => {
+                Err(if is_known_change(header.opcode) { Errno::ROFS } else { Errno::NOSYS })
+            }
             op::SETATTR => self.setattr(node, request, reply),
             op::SYMLINK => self.symlink(node, request, reply),
             op::MKNOD => self.mknod(node, request, reply),
@@ -203,7 +216,8 @@ impl Server {
     // The session.
 
     fn init(&mut self, mut request: Request<'_>, reply: &mut Reply) -> Result<(), Errno> {
-        let (major, _minor, readahead, flags) = (request.u32()?, request.u32()?, request.u32()?, request.u32()?);
+        let (major, _minor, readahead, flags) =
+            (request.u32()?, request.u32()?, request.u32()?, request.u32()?);
         self.reset();
         if major < MAJOR {
             return Err(Errno::PROTO);
@@ -267,7 +281,13 @@ impl Server {
         }
     }
 
-    fn open(&mut self, node: u64, folder: bool, mut request: Request<'_>, reply: &mut Reply) -> Result<(), Errno> {
+    fn open(
+        &mut self,
+        node: u64,
+        folder: bool,
+        mut request: Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), Errno> {
         let flags = OFlags::from_bits_retain(request.u32()?);
         if self.read_only && flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
             return Err(Errno::ROFS);
@@ -362,7 +382,8 @@ impl Server {
             }
             if plus {
                 // The two that every folder has are not looked up; nor is what has gone meanwhile.
-                let found = if name == b"." || name == b".." { None } else { self.tree.lookup(node, name).ok() };
+                let found =
+                    if name == b"." || name == b".." { None } else { self.tree.lookup(node, name).ok() };
                 match found {
                     Some((number, stat)) => put_entry(number, &stat, reply),
                     None => drop(reply.zeroes(ENTRY)),
@@ -452,7 +473,9 @@ impl Server {
                 match (which & asked != 0, which & now != 0) {
                     (false, _) => special(rustix::fs::UTIME_OMIT),
                     (true, true) => special(rustix::fs::UTIME_NOW),
-                    (true, false) => Timespec { tv_sec: seconds as i64, tv_nsec: i64::from(nanoseconds % 1_000_000_000) },
+                    (true, false) => {
+                        Timespec { tv_sec: seconds as i64, tv_nsec: i64::from(nanoseconds % 1_000_000_000) }
+                    }
                 }
             };
             let times = Timestamps {
@@ -473,9 +496,10 @@ fn put_entry(number: u64, stat: &Stat, reply: &mut Reply) {
 
 /// Whether a request is one that changes something here.
 fn is_known_change(opcode: u32) -> bool {
-    use op::{CREATE, FALLOCATE, LINK, MKDIR, MKNOD, RENAME, RENAME2, RMDIR, SETATTR, SYMLINK, UNLINK, WRITE};
-    let changes = [
-        SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, RENAME2, LINK, WRITE, CREATE, FALLOCATE,
-    ];
+    use op::{
+        CREATE, FALLOCATE, LINK, MKDIR, MKNOD, RENAME, RENAME2, RMDIR, SETATTR, SYMLINK, UNLINK, WRITE,
+    };
+    let changes =
+        [SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, RENAME2, LINK, WRITE, CREATE, FALLOCATE];
     changes.contains(&opcode)
 }

@@ -126,7 +126,13 @@ impl Tree {
     }
 
     /// Makes a file in a folder, unless it is there already, and opens it.
-    pub(super) fn create(&self, folder: u64, name: &[u8], flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    pub(super) fn create(
+        &self,
+        folder: u64,
+        name: &[u8],
+        flags: OFlags,
+        mode: u32,
+    ) -> Result<OwnedFd, Errno> {
         let allowed = OFlags::RDONLY | OFlags::WRONLY | OFlags::RDWR | OFlags::EXCL | OFlags::TRUNC;
         let more = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let folder = self.fd(folder)?;

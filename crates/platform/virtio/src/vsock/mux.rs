@@ -265,7 +265,8 @@ impl Mux {
     fn data(&mut self, ports: Ports, header: &Header, chain: &mut Chain) {
         let taken = chain.read_all(MAX_DATA).is_ok_and(|data| {
             let len = header.len as usize;
-            len <= data.len() && self.connections.get_mut(&ports).is_some_and(|connection| connection.take(&data[..len]))
+            len <= data.len()
+                && self.connections.get_mut(&ports).is_some_and(|connection| connection.take(&data[..len]))
         });
         if taken {
             self.flush(ports);

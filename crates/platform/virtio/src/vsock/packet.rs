@@ -68,7 +68,9 @@ impl Header {
         let mut bytes = [0; Self::LEN];
         bytes[0..8].copy_from_slice(&self.source.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.destination.to_le_bytes());
-        for (to, word) in bytes[16..28].chunks_exact_mut(4).zip([self.source_port, self.destination_port, self.len]) {
+        for (to, word) in
+            bytes[16..28].chunks_exact_mut(4).zip([self.source_port, self.destination_port, self.len])
+        {
             to.copy_from_slice(&word.to_le_bytes());
         }
         bytes[28..30].copy_from_slice(&self.kind.to_le_bytes());

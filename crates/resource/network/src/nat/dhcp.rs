@@ -73,10 +73,8 @@ impl Leases {
         }
         // The client may not have its address yet, but its card has one (RFC 2131 § 4.1).
         let whole = request.broadcast || message_type == DhcpMessageType::Nak;
-        let (to, mac) = match whole {
-            true => (Ipv4Addr::BROADCAST, EthernetAddress::BROADCAST),
-            false => (address, mac),
-        };
+        let (to, mac) =
+            if whole { (Ipv4Addr::BROADCAST, EthernetAddress::BROADCAST) } else { (address, mac) };
         let (from, to) = (IpAddr::V4(network.gateway), IpAddr::V4(to));
         let length = udp::HEADER + bytes.len();
         if let Some(frame) = net.guest.begin_to(mac, from, to, IpProtocol::Udp, 64, length) {

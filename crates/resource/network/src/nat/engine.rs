@@ -150,11 +150,11 @@ impl Engine {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         while !self.stop.load(Ordering::Acquire) {
-            if let Err(error) = self.round(&mut events) {
-                if error.kind() != io::ErrorKind::Interrupted {
-                    tracing::error!(%error, "the network ends: waiting for events failed");
-                    return;
-                }
+            if let Err(error) = self.round(&mut events)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "the network ends: waiting for events failed");
+                return;
             }
             if self.net.guest.port.link().is_closed() {
                 break;
@@ -167,8 +167,20 @@ impl Engine {
     fn round(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = self.timeout();
         self.poll.poll(events, timeout)?;
-        self.net.now = Instant::now();
-        for event in events.iter() {
+        self.handle(events, Instant::now());
+        Ok(())
+    }
+
+    /// One turn without waiting, at a time of the caller's.
+    pub(super) fn turn(&mut self, events: &mut Events, now: Instant) {
+        events.clear();
+        let _ = self.poll.poll(events, Some(Duration::ZERO));
+        self.handle(events, now);
+    }
+
+    fn handle(&mut self, events: &Events, now: Instant) {
+        self.net.now = now;
+        for event in events {
             let index = (event.token().0 >> 2) as u32;
             match event.token().0 & 3 {
                 kind if kind == Kind::Tcp as usize => self.tcp.on_event(index, event),
@@ -183,7 +195,6 @@ impl Engine {
             }
         }
         self.step();
-        Ok(())
     }
 
     /// One turn of everything.
@@ -247,7 +258,7 @@ impl Engine {
         }
         match frame.ethertype() {
             EthernetProtocol::Arp => {
-                arp::receive(&mut self.net.guest, &self.net.config, source, frame.payload())
+                arp::receive(&mut self.net.guest, &self.net.config, source, frame.payload());
             }
             EthernetProtocol::Ipv4 => self.receive_ipv4(source, frame.payload(), packet),
             EthernetProtocol::Ipv6 => self.receive_ipv6(source, frame.payload(), packet),
@@ -423,17 +434,17 @@ impl Engine {
                     }),
                 };
                 match result {
-                    Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         listener.ready = false;
                         break;
                     }
-                    // Too many descriptors: the oldest connection makes room. Else: of this peer only.
+                    // Too many descriptors: the oldest connection makes room.
                     Err(error) if out_of_descriptors(&error) && !tcp.evict(net) => {
                         listener.ready = false;
                         break;
                     }
-                    Err(_) => {}
+                    // Served, or an error of this peer only.
+                    Ok(()) | Err(_) => {}
                 }
             }
         }

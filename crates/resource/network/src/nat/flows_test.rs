@@ -68,7 +68,7 @@ fn a_random_walk_keeps_key_index_and_age_together() {
         let key = (seed >> 33) % 40;
         match (table.find(&key), seed >> 60) {
             (Some(index), 0..8) => {
-                table.touch(index, if seed & 1 == 0 { Class::Weak } else { Class::Strong })
+                table.touch(index, if seed & 1 == 0 { Class::Weak } else { Class::Strong });
             }
             (Some(index), _) => assert_eq!(table.remove(index), Some((key, key))),
             (None, _) => {

@@ -121,7 +121,7 @@ impl Assembly {
     /// Adds a piece. `false` if it cannot be of this packet: then none of it can be trusted (RFC 5722).
     fn take(&mut self, offset: usize, bytes: &[u8], more: bool) -> bool {
         let end = offset + bytes.len();
-        let ragged = more && bytes.len() % 8 != 0;
+        let ragged = more && !bytes.len().is_multiple_of(8);
         let beyond = end > MAX_LENGTH || self.total.is_some_and(|total| end > total);
         if bytes.is_empty() || ragged || beyond || self.pieces.len() >= PIECES {
             return false;

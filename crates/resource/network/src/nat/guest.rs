@@ -88,14 +88,11 @@ impl Guest {
         if packet.bytes.starts_with(UNKNOWN.as_bytes()) {
             return self.wait(packet);
         }
-        let packet = match self.backlog.is_empty() {
-            true => match self.port.send(packet) {
-                Ok(()) => return,
-                Err(packet) => packet,
-            },
-            false => packet,
-        };
-        if self.backlog.len() < BACKLOG {
+        if !self.backlog.is_empty() {
+            if self.backlog.len() < BACKLOG {
+                self.backlog.push_back(packet);
+            }
+        } else if let Err(packet) = self.port.send(packet) {
             self.backlog.push_back(packet);
         }
     }

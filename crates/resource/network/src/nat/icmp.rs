@@ -65,7 +65,7 @@ pub(super) fn unreachable(
     protocol: IpProtocol,
     guest: SocketAddr,
     remote: SocketAddr,
-    data: &[u8; 8],
+    data: [u8; 8],
     length: usize,
 ) {
     let caps = ChecksumCapabilities::default();
@@ -74,7 +74,7 @@ pub(super) fn unreachable(
         (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
             let header =
                 Ipv4Repr { src_addr, dst_addr, next_header: protocol, payload_len: length, hop_limit: 63 };
-            let repr = Icmpv4Repr::DstUnreachable { reason: why.v4(), header, data };
+            let repr = Icmpv4Repr::DstUnreachable { reason: why.v4(), header, data: &data };
             bytes = vec![0; repr.buffer_len()];
             repr.emit(&mut Icmpv4Packet::new_unchecked(&mut bytes), &caps);
             (net.config.ipv4.gateway.into(), IpProtocol::Icmp)
@@ -83,7 +83,7 @@ pub(super) fn unreachable(
             let Some(network) = net.config.ipv6 else { return };
             let header =
                 Ipv6Repr { src_addr, dst_addr, next_header: protocol, payload_len: length, hop_limit: 63 };
-            let repr = Icmpv6Repr::DstUnreachable { reason: why.v6(), header, data };
+            let repr = Icmpv6Repr::DstUnreachable { reason: why.v6(), header, data: &data };
             bytes = vec![0; repr.buffer_len()];
             repr.emit(&network.gateway(), &src_addr, &mut Icmpv6Packet::new_unchecked(&mut bytes), &caps);
             (network.gateway().into(), IpProtocol::Icmpv6)

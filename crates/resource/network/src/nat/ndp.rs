@@ -48,9 +48,10 @@ pub(super) fn receive(
 
 fn answer(guest: &mut Guest, mac: EthernetAddress, source: Ipv6Addr, target_addr: Ipv6Addr) {
     // Who looks for duplicates has no address yet (RFC 4861 § 7.2.4).
-    let (destination, mac, solicited) = match source.is_unspecified() {
-        true => (ALL_NODES, multicast(ALL_NODES), NdiscNeighborFlags::empty()),
-        false => (source, mac, NdiscNeighborFlags::SOLICITED),
+    let (destination, mac, solicited) = if source.is_unspecified() {
+        (ALL_NODES, multicast(ALL_NODES), NdiscNeighborFlags::empty())
+    } else {
+        (source, mac, NdiscNeighborFlags::SOLICITED)
     };
     let flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE | solicited;
     let repr = NdiscRepr::NeighborAdvert { flags, target_addr, lladdr: Some(MAC.into()) };

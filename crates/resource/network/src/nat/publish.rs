@@ -127,7 +127,7 @@ impl Publish {
     }
 
     /// What somebody can do about a port that cannot be taken.
-    pub(super) fn advice(&self, error: &io::Error) -> &'static str {
+    pub(super) fn advice(error: &io::Error) -> &'static str {
         match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "another program listens there: stop it, or publish another port of the host"

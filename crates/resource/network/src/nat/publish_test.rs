@@ -53,5 +53,5 @@ fn a_port_in_use_is_named_as_such() {
     assert!(matches!(socket, Socket::Tcp(_)));
     let again = Publish { host: address, ..publish };
     let error = again.bind().unwrap_err();
-    assert!(again.advice(&error).contains("another program"));
+    assert!(Publish::advice(&error).contains("another program"));
 }

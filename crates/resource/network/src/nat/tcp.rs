@@ -2,6 +2,8 @@
 
 mod connection;
 mod flow;
+pub(super) mod fuzz;
+mod gaps;
 mod ring;
 
 use std::hash::{BuildHasher, RandomState};
@@ -181,7 +183,7 @@ impl Tcp {
                 }
             }
             if let Some((_, flow)) = self.table.get(index) {
-                let deadline = flow.deadline(net.now);
+                let deadline = flow.deadline();
                 self.table.schedule(index, deadline);
             }
         }
@@ -192,8 +194,8 @@ impl Tcp {
         let stalled = net.guest.is_stalled();
         while let Some(index) = self.table.due(net.now) {
             let Some((key, flow)) = self.table.get(index) else { continue };
-            if flow.deadline(net.now) > net.now {
-                let deadline = flow.deadline(net.now);
+            if flow.deadline() > net.now {
+                let deadline = flow.deadline();
                 self.table.schedule(index, deadline);
                 continue;
             }
@@ -255,7 +257,7 @@ fn tell(net: &mut Net, key: Key, connection: &Connection, errno: Errno) {
                 connection.guest_start().to_be_bytes(),
             );
             let data = [a, b, c, d, e, f, g, h];
-            icmp::unreachable(net, why, IpProtocol::Tcp, key.guest, key.remote, &data, 20);
+            icmp::unreachable(net, why, IpProtocol::Tcp, key.guest, key.remote, data, 20);
         }
         None => {
             let (seq, ack) = connection.reset_numbers();

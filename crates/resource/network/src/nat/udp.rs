@@ -28,7 +28,7 @@ use crate::wire::pseudo_header;
 /// The length of a UDP header.
 pub(super) const HEADER: usize = 8;
 /// How long a flow is kept without traffic, at least: RFC 4787 § 4.3 (REQ-5) asks for two minutes.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_mins(2);
 /// The same of a flow for one question and its answer.
 const IDLE_QUERY: Duration = Duration::from_secs(15);
 /// How many datagrams of one flow are served before the next flow's turn.
@@ -346,7 +346,7 @@ fn refuse(net: &mut Net, key: Key, errno: Errno, payload: &[u8]) {
         Protocol::Ping if key.guest.is_ipv4() => (IpProtocol::Icmp, [8, 0, 0, 0, p, q, 0, 0]),
         Protocol::Ping => (IpProtocol::Icmpv6, [128, 0, 0, 0, p, q, 0, 0]),
     };
-    icmp::unreachable(net, why, protocol, key.guest, key.remote, &data, usize::from(length));
+    icmp::unreachable(net, why, protocol, key.guest, key.remote, data, usize::from(length));
 }
 
 /// Sends a datagram to the guest.

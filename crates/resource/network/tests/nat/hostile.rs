@@ -49,12 +49,23 @@ pub(crate) fn udp_frame(source: Ipv4Addr, from: u16, to: Ipv4Addr, port: u16, pa
 }
 
 fn syn_frame(from: u16, to: Ipv4Addr, port: u16) -> Vec<u8> {
+    tcp_frame(from, to, port, TcpControl::Syn, 1, None)
+}
+
+fn tcp_frame(
+    from: u16,
+    to: Ipv4Addr,
+    port: u16,
+    control: TcpControl,
+    seq: i32,
+    ack: Option<TcpSeqNumber>,
+) -> Vec<u8> {
     let repr = TcpRepr {
         src_port: from,
         dst_port: port,
-        control: TcpControl::Syn,
-        seq_number: TcpSeqNumber(1),
-        ack_number: None,
+        control,
+        seq_number: TcpSeqNumber(seq),
+        ack_number: ack,
         window_len: 1000,
         window_scale: None,
         max_seg_size: None,
@@ -128,6 +139,49 @@ fn a_flood_of_half_open_connections_leaves_the_open_ones() {
         }
     }
     assert_eq!(guest.exchange(handle, b"after", 5), b"after");
+}
+
+#[test]
+fn ten_thousand_connections_live() {
+    const COUNT: usize = 10_000;
+    // Connections wait in the listeners' queues, where they take no descriptors of this process.
+    let listeners: Vec<_> = (0..5).map(|_| queueing_listener()).collect();
+    let mut guest = Guest::new();
+    alive(&mut guest);
+    let (mut opened, mut answered) = (0, 0);
+    let start = std::time::Instant::now();
+    while answered < COUNT {
+        assert!(start.elapsed() < Duration::from_secs(20), "{answered} of {opened} are open");
+        while opened < COUNT && opened - answered < 500 {
+            let frame = syn_frame(1024 + opened as u16, GATEWAY, listeners[opened % 5].1);
+            guest.card.link.send(Packet::new(frame)).unwrap();
+            opened += 1;
+        }
+        let Some(packet) = guest.card.link.receive() else {
+            std::thread::yield_now();
+            continue;
+        };
+        let Ok(tcp) = TcpPacket::new_checked(packet.bytes.get(34..).unwrap_or_default()) else { continue };
+        assert!(!tcp.rst(), "a connection is reset");
+        if packet.bytes[12..14] == [8, 0] && tcp.syn() {
+            let ack = Some(tcp.seq_number() + 1);
+            let frame = tcp_frame(tcp.dst_port(), GATEWAY, tcp.src_port(), TcpControl::None, 2, ack);
+            guest.card.link.send(Packet::new(frame)).unwrap();
+            answered += 1;
+        }
+    }
+    // None was given up for another, and there is room for more.
+    guest.run(Duration::from_millis(20));
+    alive(&mut guest);
+}
+
+/// A listener with a long queue, and its port.
+fn queueing_listener() -> (std::net::TcpListener, u16) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // The standard library's queue is short; listening again makes it longer.
+    rustix::net::listen(&listener, 4096).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod addresses;
 mod datagrams;
 mod hostile;
+#[path = "../common/peer.rs"]
 mod peer;
 mod publish;
 mod tcp;

@@ -21,7 +21,7 @@ fn publishing(publish: &str) -> Guest {
 #[test]
 fn a_peer_reaches_the_guests_server() {
     let mut guest = publishing("127.0.0.1:0:80");
-    let address = guest.nat.published()[0];
+    let address = guest.nat.as_ref().unwrap().published()[0];
     let handle = guest.tcp_socket(65_535);
     guest.tcp(handle).listen(80).unwrap();
     let client = thread::spawn(move || {
@@ -47,7 +47,7 @@ fn a_peer_reaches_the_guests_server() {
 #[test]
 fn a_port_that_the_guest_has_closed_resets_the_peer() {
     let mut guest = publishing("127.0.0.1:0:81");
-    let address = guest.nat.published()[0];
+    let address = guest.nat.as_ref().unwrap().published()[0];
     let client = thread::spawn(move || TcpStream::connect(address).unwrap().read(&mut [0; 1]));
     guest.until("the answer", |_| client.is_finished().then_some(()));
     match client.join().unwrap() {
@@ -60,7 +60,7 @@ fn a_port_that_the_guest_has_closed_resets_the_peer() {
 #[test]
 fn datagrams_of_several_peers_keep_apart() {
     let mut guest = publishing("127.0.0.1:0:53/udp");
-    let address = guest.nat.published()[0];
+    let address = guest.nat.as_ref().unwrap().published()[0];
     let handle = udp_socket(&mut guest, 53);
     let peers: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     for (number, peer) in peers.iter().enumerate() {

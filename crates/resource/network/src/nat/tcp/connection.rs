@@ -3,11 +3,12 @@
 //! The link is a queue in memory that pushes back when it is full, so there is no congestion control; but a card may
 //! drop what it has no buffers for, so what was sent is kept until it is acknowledged, and sent again: at three duplicate
 //! acknowledgements, and when a timer runs out (RFC 6298's doubling, from a fixed first time). Segments from the guest
-//! are taken in order only: one after a gap is acknowledged as a duplicate, and the guest sends it again.
+//! that come after a gap are kept, as far as memory goes.
 
 use std::time::{Duration, Instant};
 
-use super::ring::Ring;
+use super::gaps::Gaps;
+use super::ring::{Pool, Ring};
 
 /// The window that the guest is offered, in bytes.
 pub(super) const WINDOW: usize = 512 << 10;
@@ -19,10 +20,13 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the same bytes are sent again before the guest is taken for dead: some 90 seconds.
 const MAX_TRIES: u32 = 15;
 /// How long nothing may come from the guest before it is asked for a sign of life (RFC 9293 § 3.8.4), and how often then.
-const KEEPALIVE: Duration = Duration::from_secs(2 * 3600);
+const KEEPALIVE: Duration = Duration::from_hours(2);
 const KEEPALIVE_AGAIN: Duration = Duration::from_secs(75);
 /// How many probes in a row may go unanswered.
 const MAX_PROBES: u32 = 9;
+
+/// Takes bytes from the guest in order, and says how many. What a connection keeps itself it takes from the pool.
+pub(super) type Deliver<'a> = dyn FnMut(&mut Pool, &[u8]) -> usize + 'a;
 
 /// What a segment from the guest says.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +39,7 @@ pub(super) struct Segment<'a> {
     pub(super) window: u16,
     /// Of a SYN only.
     pub(super) window_scale: Option<u8>,
-    pub(super) max_segment: Option<u16>,
+    pub(super) mss: Option<u16>,
     pub(super) payload: &'a [u8],
 }
 
@@ -116,9 +120,12 @@ pub(super) struct Connection {
     expected: u32,
     offered: u32,
     guest_ended: bool,
+    gaps: Gaps,
 
     syn_due: bool,
     ack_due: bool,
+    /// Segments that came after a gap, each to be acknowledged by itself: three make the guest send again.
+    gaps_due: u8,
     probe_due: bool,
     resend: bool,
     duplicates: u32,
@@ -157,8 +164,10 @@ impl Connection {
             expected: 0,
             offered: 0,
             guest_ended: false,
+            gaps: Gaps::default(),
             syn_due: false,
             ack_due: false,
+            gaps_due: 0,
             probe_due: false,
             resend: false,
             duplicates: 0,
@@ -191,7 +200,7 @@ impl Connection {
         self.window_seq = syn.seq;
         (self.guest_scale, self.our_scale) = syn.window_scale.map_or((0, 0), |scale| (scale.min(14), SCALE));
         // RFC 9293 § 3.7.1 for the default; a guest that wants tiny segments gets small ones.
-        self.max_segment = syn.max_segment.unwrap_or(536).max(88);
+        self.max_segment = syn.mss.unwrap_or(536).max(88);
     }
 
     /// The sequence number of the guest's SYN.
@@ -249,12 +258,13 @@ impl Connection {
         &mut self,
         segment: &Segment<'_>,
         now: Instant,
-        deliver: &mut dyn FnMut(&[u8]) -> usize,
+        pool: &mut Pool,
+        deliver: &mut Deliver<'_>,
     ) -> Outcome {
         match self.phase {
             Phase::Connecting => self.receive_connecting(segment),
             Phase::SynSent => self.receive_syn_sent(segment, now),
-            Phase::SynReceived | Phase::Open => self.receive_open(segment, now, deliver),
+            Phase::SynReceived | Phase::Open => self.receive_open(segment, now, pool, deliver),
         }
     }
 
@@ -288,7 +298,8 @@ impl Connection {
         &mut self,
         segment: &Segment<'_>,
         now: Instant,
-        deliver: &mut dyn FnMut(&[u8]) -> usize,
+        pool: &mut Pool,
+        deliver: &mut Deliver<'_>,
     ) -> Outcome {
         if segment.rst {
             return self.receive_reset(segment);
@@ -333,7 +344,7 @@ impl Connection {
         }
         self.probe_at = self.probe_at.max(now + self.probe_interval());
         self.take_ack(segment, ack, now);
-        self.take_payload(segment, deliver);
+        self.take_payload(segment, pool, deliver);
         Outcome::Continue
     }
 
@@ -382,27 +393,47 @@ impl Connection {
         }
     }
 
-    fn take_payload(&mut self, segment: &Segment<'_>, deliver: &mut dyn FnMut(&[u8]) -> usize) {
+    fn take_payload(&mut self, segment: &Segment<'_>, pool: &mut Pool, deliver: &mut Deliver<'_>) {
         if segment.payload.is_empty() && !segment.fin {
             return;
         }
         self.ack_due = true;
-        let known = self.expected.wrapping_sub(segment.seq);
-        if before(self.expected, segment.seq) || self.guest_ended || known as usize > segment.payload.len() {
+        if self.guest_ended {
             return;
         }
-        let new = &segment.payload[known as usize..];
-        let offered = self.offered.wrapping_sub(self.expected) as usize;
-        let takeable = &new[..new.len().min(offered)];
-        let taken = if takeable.is_empty() { 0 } else { deliver(takeable).min(takeable.len()) };
-        self.expected = self.expected.wrapping_add(taken as u32);
-        if before(self.offered, self.expected) {
-            self.offered = self.expected;
+        if before(self.expected, segment.seq) {
+            self.gaps_due = (self.gaps_due + 1).min(3);
+            let within = self.offered.wrapping_sub(segment.seq) as usize;
+            self.gaps.keep(segment.seq, &segment.payload[..segment.payload.len().min(within)], pool);
+            return;
         }
-        if segment.fin && taken == new.len() {
+        let known = self.expected.wrapping_sub(segment.seq) as usize;
+        let Some(new) = segment.payload.get(known..) else { return };
+        let whole = self.deliver(new, pool, deliver);
+        if segment.fin && whole {
             self.expected = self.expected.wrapping_add(1);
             self.guest_ended = true;
+            self.gaps.release(pool);
         }
+        while !self.gaps.is_empty()
+            && let Some((known, piece)) = self.gaps.next(self.expected, pool)
+            && self.deliver(&piece[known..], pool, deliver)
+        {}
+    }
+
+    /// Delivers what comes next, and says whether all of it was taken.
+    fn deliver(&mut self, new: &[u8], pool: &mut Pool, deliver: &mut Deliver<'_>) -> bool {
+        let offered = self.offered.wrapping_sub(self.expected) as usize;
+        let takeable = &new[..new.len().min(offered)];
+        let taken = if takeable.is_empty() { 0 } else { deliver(pool, takeable).min(takeable.len()) };
+        self.expected = self.expected.wrapping_add(taken as u32);
+        taken == new.len()
+    }
+
+    /// Gives all memory back.
+    pub(super) fn release(&mut self, pool: &mut Pool) {
+        self.outbound.release(pool);
+        self.gaps.release(pool);
     }
 
     /// Something was acknowledged.
@@ -438,6 +469,10 @@ impl Connection {
             if length > 0 || fin {
                 return Some(self.say(self.unacknowledged, 0, length, fin));
             }
+        }
+        if self.gaps_due > 0 {
+            self.gaps_due -= 1;
+            return Some(self.say(self.next, 0, 0, false));
         }
         if let Some(outgoing) = self.next_data(now, most) {
             return Some(outgoing);

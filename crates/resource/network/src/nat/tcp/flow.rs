@@ -96,7 +96,7 @@ impl Flow {
         self.used = net.now;
         let Self { connection, socket, inbound, writable, .. } = self;
         let mut failed = None;
-        let outcome = connection.receive(segment, net.now, &mut |bytes| {
+        let outcome = connection.receive(segment, net.now, &mut net.pool, &mut |pool, bytes| {
             let mut done = 0;
             while inbound.is_empty() && *writable && done < bytes.len() {
                 match send(&*socket, &bytes[done..], SendFlags::NOSIGNAL) {
@@ -110,7 +110,7 @@ impl Flow {
                 }
             }
             let rest = &bytes[done..];
-            while inbound.room() < rest.len() && inbound.grow(&mut net.pool) {}
+            while inbound.room() < rest.len() && inbound.grow(pool) {}
             done + inbound.extend(rest)
         });
         failed.map_or(Ok(outcome), Err)
@@ -232,10 +232,10 @@ impl Flow {
     }
 
     /// When the flow wants to be woken.
-    pub(super) fn deadline(&self, now: Instant) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         let deadline = self.connection.deadline();
         if self.inbound.is_idle() || self.connection.outbound.is_idle() {
-            return deadline.min(self.used.max(now - KEEP_MEMORY) + KEEP_MEMORY);
+            return deadline.min(self.used + KEEP_MEMORY);
         }
         deadline
     }
@@ -255,7 +255,7 @@ impl Flow {
     /// Closes the socket; with `reset`, so that the peer sees that the connection was not ended in order.
     pub(super) fn close(mut self, net: &mut Net, reset: bool) {
         self.inbound.release(&mut net.pool);
-        self.connection.outbound.release(&mut net.pool);
+        self.connection.release(&mut net.pool);
         if reset {
             let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         }
@@ -284,7 +284,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Segment<'_>> {
         rst: repr.control == TcpControl::Rst,
         window: repr.window_len,
         window_scale: repr.window_scale,
-        max_segment: repr.max_seg_size,
+        mss: repr.max_seg_size,
         payload: repr.payload,
     })
 }

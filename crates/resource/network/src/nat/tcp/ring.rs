@@ -22,7 +22,21 @@ impl Pool {
         Self { left: bytes }
     }
 
-    #[cfg(test)]
+    /// Takes `bytes`, if that leaves most of it to others.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        let some = bytes <= self.left / 4;
+        if some {
+            self.left -= bytes;
+        }
+        some
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn give(&mut self, bytes: usize) {
+        self.left += bytes;
+    }
+
+    /// How much is left.
     pub(in crate::nat) fn left(&self) -> usize {
         self.left
     }

@@ -1,5 +1,8 @@
 //! A guest: smoltcp's stack on the other end of a link.
 
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant as Host};
@@ -23,7 +26,7 @@ pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd50, 0x6f73, 0x6164, 0x61
 pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A link's end as smoltcp's device.
 pub(crate) struct Card {
@@ -103,7 +106,8 @@ impl Device for Card {
 
 /// A guest and the network that it is on.
 pub(crate) struct Guest {
-    pub(crate) nat: Nat,
+    /// None if it is on another network.
+    pub(crate) nat: Option<Nat>,
     pub(crate) card: Card,
     pub(crate) interface: Interface,
     pub(crate) sockets: SocketSet<'static>,
@@ -135,16 +139,21 @@ impl Guest {
         let (link, network) = link::pair(Capacity::default()).unwrap();
         link.accept(options.features);
         let nat = Nat::start(options.config, network).unwrap();
-        let mut card = Card { link, loss: options.loss, seed: 42, received: VecDeque::new(), seen: None };
-        let mut config = InterfaceConfig::new(EthernetAddress(MAC).into());
+        let mut guest = Self::on(link, MAC, &options.addresses, options.loss);
+        guest.interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
+        guest.interface.routes_mut().add_default_ipv6_route(GATEWAY6).unwrap();
+        guest.nat = Some(nat);
+        guest
+    }
+
+    /// A guest at the end of any link.
+    pub(crate) fn on(link: Link, mac: [u8; 6], addresses: &[IpCidr], loss: u32) -> Self {
+        let mut card = Card { link, loss, seed: 42, received: VecDeque::new(), seen: None };
+        let mut config = InterfaceConfig::new(EthernetAddress(mac).into());
         config.random_seed = 7;
         let mut interface = Interface::new(config, &mut card, Instant::now());
-        interface.update_ip_addrs(|addresses| {
-            options.addresses.iter().for_each(|address| addresses.push(*address).unwrap());
-        });
-        interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
-        interface.routes_mut().add_default_ipv6_route(GATEWAY6).unwrap();
-        Self { nat, card, interface, sockets: SocketSet::new(Vec::new()), next_port: 20_000 }
+        interface.update_ip_addrs(|list| addresses.iter().for_each(|address| list.push(*address).unwrap()));
+        Self { nat: None, card, interface, sockets: SocketSet::new(Vec::new()), next_port: 20_000 }
     }
 
     /// Lets the stack do what it can.
