@@ -184,14 +184,18 @@ fn wait_until_ready(relay: &Weak<Relay>) {
     }
 }
 
-/// Passes standard input to the console; at its end, if `ends_input`, sends Ctrl-D, which ends a shell.
+/// Passes standard input to the console; at its end, if `ends_input`, sends Ctrl-D again and again, which ends a
+/// shell.
 fn pass_console(handle: &Handle, ending: &Ending, has_keys: bool, ends_input: bool) {
     const END_OF_TRANSMISSION: u8 = 4;
     let (mut keys, mut buffer) = (Keys::default(), [0; 4096]);
     loop {
         let sent = match io::stdin().read(&mut buffer) {
+            // Every read after the end finds the end, and a Ctrl-D that comes between two modes of the terminal is lost.
             Ok(0) | Err(_) if ends_input => {
-                let _ = handle.send_serial(Port::Com1, &[END_OF_TRANSMISSION]);
+                while handle.send_serial(Port::Com1, &[END_OF_TRANSMISSION]).is_ok() {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
                 return;
             }
             Ok(0) | Err(_) => return,
