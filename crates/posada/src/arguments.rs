@@ -32,6 +32,8 @@ const EXAMPLES: &str = "\
 Examples:
   posada run debian                        a shell in a virtual machine with Debian's own kernel
   posada run debian -- uname -r            one command; its output and its exit status are ours
+  posada run debian:bookworm               a whole Debian with systemd, on a disk; changes are thrown away
+  posada run --name web debian:bookworm    ... which are kept, for the next run with this name
   posada run --kernel vmlinuz --initrd initrd.gz --append console=ttyS0 --memory 1G
 
 Keys, where standard input is a terminal: Ctrl-A x ends the guest, Ctrl-A h lists the others.";
@@ -39,7 +41,8 @@ Keys, where standard input is a terminal: Ctrl-A x ends the guest, Ctrl-A h list
 /// What to run, and on what machine.
 #[derive(Args)]
 pub(crate) struct Run {
-    /// An image by name, fetched when it is first used: debian
+    /// An image by name, made when it is first used: debian (a kernel and a shell in memory), or debian:SUITE (a whole
+    /// system on a disk), such as debian:bookworm
     #[arg(value_name = "IMAGE", required_unless_present = "kernel", conflicts_with = "kernel")]
     pub image: Option<String>,
 
@@ -55,9 +58,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub append: Option<String>,
 
-    /// Guest memory: a number with K, M, G or T; without a letter, MiB
-    #[arg(long, short, value_name = "SIZE", default_value = "512M")]
-    pub memory: Memory,
+    /// Keep the guest's disk under this name, for the next run with the same name
+    #[arg(long, value_name = "NAME", requires = "image")]
+    pub name: Option<String>,
+
+    /// Guest memory: a number with K, M, G or T; without a letter, MiB [default: 512M, for debian:SUITE 1G]
+    #[arg(long, short, value_name = "SIZE")]
+    pub memory: Option<Memory>,
 
     /// How many processors
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -149,6 +156,9 @@ pub(crate) enum ImageAction {
         /// All of them
         #[arg(long, conflicts_with = "names")]
         all: bool,
+        /// Even those that named guests stand on, who lose all that they have not changed
+        #[arg(long)]
+        force: bool,
     },
     /// Fetches the newest version of an image
     #[command(after_help = "Example:\n  posada image update debian")]

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod devices;
+mod guest;
 mod image;
 mod keys;
 mod progress;
@@ -13,6 +14,7 @@ mod run;
 mod status;
 mod terminal;
 mod trace;
+mod workshop;
 
 use std::process::ExitCode;
 

@@ -1,26 +1,22 @@
 //! `posada run`: a machine from arguments, with this process's streams as its console.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use posada_boot::{Kernel, Source};
-use posada_image::Images;
 use posada_image::session::{PortWriter, Relay, Session, Streams};
 use posada_pc::{Handle, OnReset, OnTripleFault, Outcome, Pc, PcBuilder, Port};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use crate::arguments::Run;
+use crate::guest::takes_terminal;
 use crate::keys::{Action, HELP, Keys};
-use crate::progress::Bars;
 use crate::terminal::{self, Raw};
-use crate::{devices, status, trace};
+use crate::{devices, guest, status, trace};
 
 /// How much of the console is kept for when a command fails to run, in bytes.
 const CONSOLE_TAIL: usize = 16 << 10;
@@ -35,10 +31,10 @@ struct Ending {
 
 pub(crate) fn run(arguments: &Run) -> Result<u8> {
     trace::start(&arguments.trace);
-    let session = session(arguments);
-    let kernel = kernel(arguments, session.as_ref())?;
-    let mut builder = PcBuilder::new(kernel)
-        .memory(arguments.memory.0)
+    let session = guest::session(arguments);
+    let guest = guest::choose(arguments, session.as_ref())?;
+    let mut builder = PcBuilder::new(guest.kernel)
+        .memory(guest.memory)
         .cpus(arguments.cpus)
         .cpu_model(&arguments.cpu)
         .engine(arguments.engine)
@@ -56,6 +52,10 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
             OnTripleFault::Exit
         });
 
+    let has_system = guest.disk.is_some();
+    if let Some(disk) = guest.disk {
+        builder = builder.disk(disk, "posada");
+    }
     let (plugged, beside) = devices::plug(builder, arguments)?;
     builder = plugged;
 
@@ -86,7 +86,14 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
         let ends_input = session.is_some();
         let keys = raw.is_some();
         let (handle, ending) = (handle.clone(), Arc::clone(&ending));
-        std::thread::spawn(move || pass_console(&handle, &ending, keys, ends_input));
+        // While a whole system starts it throws away what is typed on its console. A person sees that; a pipe waits.
+        let waits_for = relay.as_ref().filter(|_| has_system && !keys).map(Arc::downgrade);
+        std::thread::spawn(move || {
+            if let Some(relay) = waits_for {
+                wait_until_ready(&relay);
+            }
+            pass_console(&handle, &ending, keys, ends_input);
+        });
     }
     let began = Instant::now();
     let outcome = pc.run();
@@ -144,55 +151,6 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
     }
 }
 
-/// Whether a command gets a terminal of its own: where it would have one without a machine around it.
-fn takes_terminal() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
-}
-
-/// The session that an image runs; none for a kernel of the user's own.
-fn session(arguments: &Run) -> Option<Session> {
-    arguments.image.as_ref()?;
-    let mut session =
-        if arguments.command.is_empty() { Session::shell() } else { Session::command(&arguments.command) };
-    if !arguments.command.is_empty() && takes_terminal() {
-        session = session.on_terminal();
-    }
-    if let Some(size) = terminal::size() {
-        session = session.size(size);
-    }
-    if let Some(term) = std::env::var_os("TERM").filter(|_| io::stdin().is_terminal()) {
-        session = session.env("TERM", term);
-    }
-    Some(session)
-}
-
-fn kernel(arguments: &Run, session: Option<&Session>) -> Result<Kernel> {
-    let open = |what: &str, path: &Path| -> Result<Source> {
-        let file = File::open(path).with_context(|| format!("opening the {what} {}", path.display()))?;
-        Source::file(file).with_context(|| format!("reading the {what} {}", path.display()))
-    };
-    let (mut kernel, mut words) = match (&arguments.image, session, &arguments.kernel) {
-        (Some(name), Some(session), _) => {
-            let image = Images::open()?.get(name, &mut Bars::default())?;
-            let kernel =
-                Kernel::new(open("kernel", &image.kernel())?).initrd(Source::bytes(image.initrd(session)?));
-            (kernel, image.append(session))
-        }
-        (_, _, Some(path)) => (Kernel::new(open("kernel", path)?), String::new()),
-        _ => anyhow::bail!("give an image or --kernel"),
-    };
-    for path in &arguments.initrd {
-        kernel = kernel.initrd(open("initrd", path)?);
-    }
-    if let Some(append) = &arguments.append {
-        if !words.is_empty() {
-            words.push(' ');
-        }
-        words.push_str(append);
-    }
-    Ok(kernel.append(words))
-}
-
 fn start_relay(
     session: &Session,
     late: &Arc<Mutex<Option<Handle>>>,
@@ -221,14 +179,25 @@ fn start_relay(
     })
 }
 
-/// Passes standard input to the console; at its end, if `ends_input`, sends Ctrl-D, which ends a shell.
+/// Waits until the guest's agent has reported for duty, or the run is over.
+fn wait_until_ready(relay: &Weak<Relay>) {
+    while relay.upgrade().is_some_and(|relay| !relay.is_ready()) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Passes standard input to the console; at its end, if `ends_input`, sends Ctrl-D again and again, which ends a
+/// shell.
 fn pass_console(handle: &Handle, ending: &Ending, has_keys: bool, ends_input: bool) {
     const END_OF_TRANSMISSION: u8 = 4;
     let (mut keys, mut buffer) = (Keys::default(), [0; 4096]);
     loop {
         let sent = match io::stdin().read(&mut buffer) {
+            // Every read after the end finds the end, and a Ctrl-D that comes between two modes of the terminal is lost.
             Ok(0) | Err(_) if ends_input => {
-                let _ = handle.send_serial(Port::Com1, &[END_OF_TRANSMISSION]);
+                while handle.send_serial(Port::Com1, &[END_OF_TRANSMISSION]).is_ok() {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
                 return;
             }
             Ok(0) | Err(_) => return,
@@ -306,7 +275,7 @@ fn watch_signals(handle: &Handle, ending: &Arc<Ending>, relay: Option<Arc<Relay>
     std::thread::spawn(move || {
         for signal in &mut signals {
             if signal == SIGWINCH {
-                let relay = relay.as_ref().and_then(std::sync::Weak::upgrade);
+                let relay = relay.as_ref().and_then(Weak::upgrade);
                 if let (Some(relay), Some(size)) = (relay, terminal::size()) {
                     relay.resize(size);
                 }
@@ -349,7 +318,7 @@ impl Write for Console {
 }
 
 /// `--stats`.
-fn report(pc: &Pc, took: std::time::Duration) {
+fn report(pc: &Pc, took: Duration) {
     let seconds = took.as_secs_f64();
     match pc.instructions() {
         Some(count) => eprintln!(

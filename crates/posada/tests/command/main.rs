@@ -3,6 +3,7 @@
 mod bad_input;
 mod boot;
 mod devices;
+mod disk;
 mod engines;
 mod processors;
 mod support;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ const CONFIGURATION: &str = "\
 ";
 
 /// Options that are the same for everyone.
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 16] = [
     // The guest's architecture, whatever the host's.
     "APT::Architecture=amd64",
     "APT::Architectures=amd64",
@@ -50,6 +51,9 @@ const OPTIONS: [&str; 14] = [
     "Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled=false",
     "Acquire::IndexTargets::deb::DEP-11-icons-large::DefaultEnabled=false",
     "Acquire::IndexTargets::deb::CNF::DefaultEnabled=false",
+    // Some hosts have no cache of what the lists say, and so read them anew for each question.
+    "Dir::Cache::pkgcache=pkgcache.bin",
+    "Dir::Cache::srcpkgcache=srcpkgcache.bin",
     // Progress on standard output, as lines that begin with `dlstatus:`.
     "APT::Status-Fd=1",
 ];
@@ -58,6 +62,7 @@ const OPTIONS: [&str; 14] = [
 pub(crate) struct Apt {
     get: Vec<OsString>,
     cache: Vec<OsString>,
+    config: Vec<OsString>,
     options: Vec<OsString>,
     state: PathBuf,
     /// What went wrong while the lists were updated, for the errors that come of it.
@@ -86,11 +91,13 @@ impl Apt {
             let found = folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()));
             found.ok_or_else(|| Error::NoApt { tried: format!("{name} is in no folder of PATH") })
         };
-        Self::with(vec![find("apt-get")?.into()], vec![find("apt-cache")?.into()], folder)
+        let programs = [find("apt-get")?, find("apt-cache")?, find("apt-config")?];
+        Self::with(programs.map(|path| vec![path.into()]), folder)
     }
 
-    /// With other programs in the place of `apt-get` and `apt-cache`.
-    pub(crate) fn with(get: Vec<OsString>, cache: Vec<OsString>, folder: &Path) -> Result<Self> {
+    /// With other programs in the place of `apt-get`, `apt-cache` and `apt-config`.
+    pub(crate) fn with(programs: [Vec<OsString>; 3], folder: &Path) -> Result<Self> {
+        let [get, cache, config] = programs;
         for part in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(folder.join(part)).map_err(Error::io("create", folder))?;
         }
@@ -120,7 +127,7 @@ impl Apt {
         for option in OPTIONS {
             options.extend(["-o".into(), option.into()]);
         }
-        Ok(Self { get, cache, options, state: folder.to_owned(), trouble: Vec::new() })
+        Ok(Self { get, cache, config, options, state: folder.to_owned(), trouble: Vec::new() })
     }
 
     /// Fetches the package lists of all sources.
@@ -167,16 +174,87 @@ impl Apt {
         Ok(downloads)
     }
 
-    /// Fetches the files of these packages into `folder` and compares their lengths and digests.
+    /// Everything that the sources name (`apt-get indextargets`), and the last of what went wrong with the lists.
+    pub(crate) fn index_targets(&self) -> Result<(Vec<Record>, String)> {
+        let answer = self.run(&self.get, &["-q", "indextargets"], None, &mut |_| {})?;
+        if !answer.status.success() {
+            return Err(Error::Apt {
+                doing: "read apt's sources".to_owned(),
+                command: "apt-get indextargets".to_owned(),
+                status: answer.status,
+                said: indented(&answer.complaints),
+            });
+        }
+        Ok((parse_records(&answer.text), indented(&self.trouble)))
+    }
+
+    /// From now on, uses the sources in this text (sources.list(5), deb822) instead of the host's.
+    pub(crate) fn restrict(&mut self, sources: &str) -> Result<()> {
+        let folder = self.state.join("sources");
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let file = folder.join("posada.sources");
+        fs::write(&file, sources).map_err(Error::io("write", &file))?;
+        let mut parts = OsString::from("Dir::Etc::sourceparts=");
+        parts.push(&folder);
+        self.options.extend(["-o".into(), "Dir::Etc::sourcelist=/dev/null".into(), "-o".into(), parts]);
+        Ok(())
+    }
+
+    /// What a system without any package needs for these to be installed, them included: names and versions, in the
+    /// order in which apt would install them. Patterns (apt-patterns(7)) stand for what they match.
+    pub(crate) fn solve(&self, packages: &[&str]) -> Result<Vec<(String, String)>> {
+        let mut arguments = vec!["-q", "-y", "-s", "-o", "APT::Install-Recommends=false", "install", "--"];
+        arguments.extend(packages);
+        let answer = self.run(&self.get, &arguments, None, &mut |_| {})?;
+        let (doing, command) =
+            ("choose the packages of the image".to_owned(), "apt-get install -s".to_owned());
+        if !answer.status.success() {
+            let said = if answer.complaints.is_empty() { &self.trouble } else { &answer.complaints };
+            return Err(Error::Apt { doing, command, status: answer.status, said: indented(said) });
+        }
+        let solution = parse_solution(&answer.text);
+        if solution.is_empty() {
+            return Err(Error::AptAnswer { doing, command, found: format!("{:?}", answer.text) });
+        }
+        Ok(solution)
+    }
+
+    /// The values of these configuration options that are set, as lines for a file of apt's configuration.
+    pub(crate) fn configuration(&self, options: &[&str]) -> Result<String> {
+        let mut lines = String::new();
+        // apt-config(8) writes assignments to variables of these names.
+        let names: Vec<String> = (0..options.len()).map(|at| format!("v{at}")).collect();
+        let pairs = names.iter().zip(options).flat_map(|(name, option)| [name.as_str(), *option]);
+        let arguments: Vec<&str> = ["shell"].into_iter().chain(pairs).collect();
+        let answer = self.run(&self.config, &arguments, None, &mut |_| {})?;
+        for line in answer.text.lines() {
+            let Some((name, value)) = line.split_once('=') else { continue };
+            let option = name.strip_prefix('v').and_then(|at| options.get(at.parse::<usize>().ok()?));
+            let value = value.trim_matches('\'');
+            if let Some(option) = option.filter(|_| !value.contains(['"', '\'', '\\'])) {
+                let _ = writeln!(lines, "{option} \"{value}\";");
+            }
+        }
+        Ok(lines)
+    }
+
+    /// The folder of package lists.
+    pub(crate) fn lists(&self) -> PathBuf {
+        self.state.join("lists")
+    }
+
+    /// Fetches the files of these packages into `folder` and compares their lengths and digests. `what` tells people
+    /// what they are.
     pub(crate) fn download(
         &self,
+        what: &str,
         packages: &[String],
         downloads: &[Download],
         folder: &Path,
         progress: &mut dyn Progress,
     ) -> Result<()> {
         let total: u64 = downloads.iter().map(|download| download.size).sum();
-        progress.stage(&format!("Fetching {}", packages.join(", ")), Some(total));
+        progress.stage(&format!("Fetching {what}"), Some(total));
         let mut arguments = vec!["-q", "download", "--"];
         arguments.extend(packages.iter().map(String::as_str));
         let mut done = 0;
@@ -188,7 +266,7 @@ impl Apt {
         })?;
         if !answer.status.success() {
             return Err(Error::Apt {
-                doing: format!("fetch {}", packages.join(" and ")),
+                doing: format!("fetch {what}"),
                 command: "apt-get download".to_owned(),
                 status: answer.status,
                 said: indented(&answer.complaints),
@@ -312,14 +390,21 @@ fn progress(line: &str) -> Option<f64> {
 /// The first record of an answer, in the format of deb-control(5): `Field: value`, continued by lines that begin with a
 /// space.
 fn parse_record(text: &str) -> Record {
-    let mut record = Record::new();
-    let mut last = None;
+    parse_records(text).into_iter().next().unwrap_or_default()
+}
+
+/// All records of an answer, in the same format.
+fn parse_records(text: &str) -> Vec<Record> {
+    let mut records = vec![Record::new()];
+    let mut last: Option<String> = None;
     for line in text.lines() {
+        let Some(record) = records.last_mut() else { break };
         if line.trim().is_empty() {
-            if record.is_empty() {
-                continue;
+            if !record.is_empty() {
+                records.push(Record::new());
             }
-            break;
+            last = None;
+            continue;
         }
         if line.starts_with([' ', '\t']) {
             if let Some(value) = last.as_ref().and_then(|field| record.get_mut(field)) {
@@ -331,7 +416,19 @@ fn parse_record(text: &str) -> Record {
             last = Some(field.to_owned());
         }
     }
-    record
+    records.retain(|record| !record.is_empty());
+    records
+}
+
+/// The packages in the answer of a simulated installation, lines of `Inst NAME (VERSION RELEASE… [ARCHITECTURE])`.
+fn parse_solution(text: &str) -> Vec<(String, String)> {
+    let parse = |line: &str| {
+        let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+        let name = name.split(':').next()?;
+        let version = rest.split([' ', ')']).next()?;
+        (!name.is_empty() && !version.is_empty()).then(|| (name.to_owned(), version.to_owned()))
+    };
+    text.lines().filter_map(parse).collect()
 }
 
 /// The names of the packages in a `Depends` field, alternatives included, versions and architectures left out.

@@ -19,7 +19,7 @@ fn fake(script: &str) -> Fake {
     let program: Vec<OsString> = vec!["/bin/sh".into(), path.into()];
     let state = folder.path().join("state");
     fs::create_dir(&state).unwrap();
-    let apt = Apt::with(program.clone(), program, &state).unwrap();
+    let apt = Apt::with([program.clone(), program.clone(), program], &state).unwrap();
     Fake { folder, apt }
 }
 
@@ -90,7 +90,7 @@ fn every_command_gets_state_of_our_own_and_nothing_of_the_systems() {
     let script = folder.path().join("script");
     fs::write(&script, "printf 'Version: 1\\nArguments: %s\\n' \"$*\"").unwrap();
     let program: Vec<OsString> = vec!["/bin/sh".into(), script.into()];
-    let apt = Apt::with(program.clone(), program, folder.path()).unwrap();
+    let apt = Apt::with([program.clone(), program.clone(), program], folder.path()).unwrap();
     let arguments = &apt.record("x").unwrap()["Arguments"];
     for part in
         ["Dir::State", "Dir::State::Lists", "Dir::State::status", "Dir::Cache", "Dir::Cache::Archives"]
@@ -124,7 +124,7 @@ fn without_network_the_update_is_what_the_error_tells() {
 fn a_failing_download_shows_apts_last_lines_only() {
     let script = "i=0; while [ $i -lt 100 ]; do echo \"E: line $i\" >&2; i=$((i+1)); done; exit 100";
     let fake = fake(script);
-    let message = message(fake.apt.download(&["a".into()], &[], fake.folder.path(), &mut Silent));
+    let message = message(fake.apt.download("a", &["a".into()], &[], fake.folder.path(), &mut Silent));
     assert!(message.contains("could not fetch a"), "{message}");
     assert!(message.contains("exit status: 100") && message.contains("line 99"), "{message}");
     assert!(!message.contains("line 50"), "{message}");
@@ -152,11 +152,11 @@ fn a_download_advances_to_its_end_and_is_compared_with_the_list() {
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"; // FIPS 180-2, B.1
     let expected = |size, sha256: &str| Download { file: "a.deb".into(), size, sha256: Some(sha256.into()) };
     let mut sum = Sum::default();
-    fake.apt.download(&["a".into()], &[expected(3, abc)], folder, &mut sum).unwrap();
+    fake.apt.download("a", &["a".into()], &[expected(3, abc)], folder, &mut sum).unwrap();
     assert_eq!((sum.0, sum.1), (3, Some(3)));
 
     for wrong in [expected(4, abc), expected(3, &abc.replace('b', "0"))] {
-        let message = message(fake.apt.download(&["a".into()], &[wrong], folder, &mut Silent));
+        let message = message(fake.apt.download("a", &["a".into()], &[wrong], folder, &mut Silent));
         assert!(message.contains("Debian's list says"), "{message}");
     }
 }
@@ -166,7 +166,7 @@ fn a_download_that_succeeds_without_a_file_is_an_error() {
     let fake = fake("exit 0");
     let missing = Download { file: "a.deb".into(), size: 1, sha256: None };
     assert!(
-        message(fake.apt.download(&["a".into()], &[missing], fake.folder.path(), &mut Silent))
+        message(fake.apt.download("a", &["a".into()], &[missing], fake.folder.path(), &mut Silent))
             .contains("a.deb")
     );
 }
@@ -174,7 +174,9 @@ fn a_download_that_succeeds_without_a_file_is_an_error() {
 #[test]
 fn a_system_without_apt_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
-    let apt =
-        Apt::with(vec!["/nonexistent/apt-get".into()], vec!["/nonexistent/apt-cache".into()], folder.path());
+    let apt = Apt::with(
+        ["get", "cache", "config"].map(|name| vec![format!("/nonexistent/apt-{name}").into()]),
+        folder.path(),
+    );
     assert!(message(apt.unwrap().record("x")).contains("/nonexistent/apt-cache"));
 }

@@ -12,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -63,7 +64,7 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     /// Reads the manifest of the entry in `folder`, and compares the lengths of its files.
-    fn read(folder: &Path) -> std::result::Result<Self, String> {
+    pub(crate) fn read(folder: &Path) -> std::result::Result<Self, String> {
         let mut text = String::new();
         File::open(folder.join(MANIFEST))
             .and_then(|file| file.take(MAX_MANIFEST).read_to_string(&mut text))
@@ -323,6 +324,29 @@ impl Staging {
         self.files.push(FileRecord { name: name.to_owned(), size, sha256 });
         Ok(())
     }
+
+    /// Where a file of the entry is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.entry.join(name)
+    }
+
+    /// Makes a file of the [scratch folder](Self::scratch) one of the entry's, which nobody writes to any more.
+    pub(crate) fn adopt(&mut self, name: &str, file: &Path) -> Result<()> {
+        let keep = || -> io::Result<u64> {
+            let mut permissions = fs::metadata(file)?.permissions();
+            permissions.set_readonly(true);
+            fs::set_permissions(file, permissions)?;
+            let opened = File::open(file)?;
+            opened.sync_all()?;
+            Ok(opened.metadata()?.len())
+        };
+        let size = keep().map_err(Error::io("write", file))?;
+        let sha256 = sha256(file).map_err(Error::io("read", file))?;
+        let path = self.entry.join(name);
+        fs::rename(file, &path).map_err(Error::io("create", &path))?;
+        self.files.push(FileRecord { name: name.to_owned(), size, sha256 });
+        Ok(())
+    }
 }
 
 struct Hashing<W> {
@@ -360,12 +384,29 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+/// A digest of names and versions, in hexadecimal.
+pub(crate) fn packages_digest(packages: &[Package]) -> String {
+    let mut hash = Sha256::new();
+    for package in packages {
+        hash.update(format!("{} {}\n", package.name, package.version));
+    }
+    hexadecimal(&hash.finalize())
+}
+
+/// How many packages' versions a folder's name spells out.
+const SPELLED: usize = 4;
+
 /// What makes an entry another one: its name, its packages' versions and the format.
 fn folder_name(name: &str, packages: &[Package]) -> String {
     let mut folder = name.to_owned();
-    for package in packages {
+    if packages.len() <= SPELLED {
+        for package in packages {
+            folder.push('-');
+            folder.push_str(&package.version);
+        }
+    } else {
         folder.push('-');
-        folder.push_str(&package.version);
+        folder.push_str(&packages_digest(packages)[..16]);
     }
     let plain = |byte: char| byte.is_ascii_alphanumeric() || ".+~_-".contains(byte);
     let mut folder: String = folder.chars().map(|byte| if plain(byte) { byte } else { '_' }).collect();
@@ -373,10 +414,10 @@ fn folder_name(name: &str, packages: &[Package]) -> String {
     format!("{folder}-f{FORMAT}")
 }
 
-/// Bytes in all files of a folder.
+/// Bytes that the files of a folder take on the disk: a disk image has holes.
 fn size(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
 /// Makes the names in a folder last, as `fsync` on a file does for its contents.

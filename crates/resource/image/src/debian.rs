@@ -15,13 +15,14 @@ use crate::cache::{Made, Package, Staging, sha256};
 use crate::deb;
 use crate::error::{Error, Result};
 use crate::initramfs::Initramfs;
+use crate::machine::Machine;
 use crate::modules::{Module, Modules};
 use crate::progress::Progress;
 use crate::recipe::{INITRD, KERNEL, Recipe};
 
 /// Depends on the newest kernel.
 const META: &str = "linux-image-cloud-amd64";
-const BUSYBOX: &str = "busybox-static";
+pub(crate) const BUSYBOX: &str = "busybox-static";
 
 /// Names of packages that a kernel may be spread over.
 const KERNEL_PARTS: [&str; 3] = ["linux-image-", "linux-modules-", "linux-binary-"];
@@ -62,6 +63,7 @@ impl Recipe for Debian {
     fn make(
         &self,
         have: &[Package],
+        _machine: Option<&dyn Machine>,
         staging: &mut Staging,
         progress: &mut dyn Progress,
     ) -> Result<Option<Made>> {
@@ -79,7 +81,7 @@ fn make_with(
     progress: &mut dyn Progress,
 ) -> Result<Option<Made>> {
     apt.update(progress)?;
-    let wanted = wanted_packages(&apt)?;
+    let wanted = kernel_packages(&apt)?;
     let is_same = |(have, (name, version)): (&Package, &(String, String))| {
         have.name == *name && have.version == *version
     };
@@ -90,7 +92,7 @@ fn make_with(
     let downloads = apt.downloads(&names)?;
     let folder = staging.scratch().join("packages");
     fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
-    apt.download(&names, &downloads, &folder, progress)?;
+    apt.download(&names.join(", "), &names, &downloads, &folder, progress)?;
     // The lists take more room than the packages do.
     apt.remove();
 
@@ -105,12 +107,12 @@ fn make_with(
         let sha256 = sha256(&path).map_err(Error::io("read", &path))?;
         packages.push(Package { name, version, sha256 });
     }
-    let version = contents.write(staging, &folder)?;
+    let version = contents.write(staging, &folder, MODULES)?;
     Ok(Some(Made { name: name.to_owned(), version, packages }))
 }
 
 /// The kernel's packages and busybox, with their versions.
-fn wanted_packages(apt: &Apt) -> Result<Vec<(String, String)>> {
+pub(crate) fn kernel_packages(apt: &Apt) -> Result<Vec<(String, String)>> {
     let version = |record: &crate::apt::Record| record.get("Version").cloned().unwrap_or_default();
     let mut waiting = vec![META.to_owned()];
     let mut seen: Vec<String> = Vec::new();
@@ -139,7 +141,7 @@ fn wanted_packages(apt: &Apt) -> Result<Vec<(String, String)>> {
 
 /// What is wanted of the packages' files.
 #[derive(Default)]
-struct Contents {
+pub(crate) struct Contents {
     kernel: Option<Vec<u8>>,
     busybox: Option<Vec<u8>>,
     /// The kernel's release: the name of its module folder.
@@ -150,7 +152,8 @@ struct Contents {
 }
 
 impl Contents {
-    fn add(&mut self, package: &Path) -> Result<()> {
+    /// Adds those of a package.
+    pub(crate) fn add(&mut self, package: &Path) -> Result<()> {
         deb::visit(package, |entry| {
             if !entry.is_file {
                 return Ok(());
@@ -178,8 +181,9 @@ impl Contents {
         })
     }
 
-    /// Writes the image's files and returns the kernel's release.
-    fn write(self, staging: &mut Staging, packages: &Path) -> Result<String> {
+    /// Writes the image's kernel and its initramfs with these modules, and returns the kernel's release. `packages` is
+    /// the folder that errors name.
+    pub(crate) fn write(self, staging: &mut Staging, packages: &Path, modules: &[&str]) -> Result<String> {
         let missing = |what: &str| Error::Package {
             path: packages.to_owned(),
             problem: format!("together they have no {what}"),
@@ -190,7 +194,7 @@ impl Contents {
         let busybox = self.busybox.ok_or_else(|| missing("busybox"))?;
         let applets = applets(&busybox, staging.scratch());
         let all = self.modules.len();
-        let mut modules = self.modules.select(MODULES);
+        let mut modules = self.modules.select(modules);
         modules.compress(LARGE_MODULE).map_err(Error::io("compress the modules of", packages))?;
         tracing::info!(release, all, chosen = modules.len(), applets = applets.len(), "making the initramfs");
 

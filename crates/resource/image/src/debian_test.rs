@@ -70,7 +70,7 @@ impl Mirror {
         let program: Vec<OsString> = vec!["/bin/sh".into(), script.into()];
         let state = self.folder.path().join("state");
         fs::create_dir_all(&state).unwrap();
-        Apt::with(program.clone(), program, &state).unwrap()
+        Apt::with([program.clone(), program.clone(), program], &state).unwrap()
     }
 
     /// The names in the initramfs that is made of this mirror, and the kernel's release.

@@ -121,6 +121,131 @@ pub enum Error {
         problem: String,
     },
 
+    /// The host's apt sources have no such suite.
+    #[error(
+        "cannot make the image debian:{suite}: the apt sources of this system have no Debian suite `{suite}` with the \
+         component main{}{said}\nAdd one to /etc/apt/sources.list.d, as sources.list(5) says",
+        if known.is_empty() { "; they have no Debian suite at all".to_owned() } else { format!("; possible are {known}") }
+    )]
+    NoSuite {
+        /// The suite that was asked for.
+        suite: String,
+        /// The images that could be made instead.
+        known: String,
+        /// What apt-get said while it updated its lists, indented, or nothing.
+        said: String,
+    },
+
+    /// Nobody has said what to build a disk in.
+    #[error("the image {name} has a disk, which is built in a machine, and this program has brought none")]
+    NoMachine {
+        /// The image's name.
+        name: String,
+    },
+
+    /// The guest that builds a disk failed.
+    #[error(
+        "could not build the disk of {name}: {problem}{said}\nNothing of it is kept; the next run tries again"
+    )]
+    Build {
+        /// The image's name.
+        name: String,
+        /// What happened.
+        problem: String,
+        /// The last lines of the guest's console, indented, or nothing.
+        said: String,
+    },
+
+    /// Neither `XDG_STATE_HOME` nor a home folder is known.
+    #[error("there is no folder to keep guests in: set HOME, or XDG_STATE_HOME to an absolute path")]
+    NoStateFolder,
+
+    /// No guest can have this name.
+    #[error(
+        "`{name}` cannot be a guest's name: it becomes a host name, so use up to 63 letters, digits and hyphens, with no \
+         hyphen first or last"
+    )]
+    GuestName {
+        /// The name that was asked for.
+        name: String,
+    },
+
+    /// There is no guest of this name.
+    #[error("there is no guest named `{name}`")]
+    NoGuest {
+        /// The name that was asked for.
+        name: String,
+    },
+
+    /// A guest's record was changed by something else.
+    #[error("the record of a guest, {}, cannot be used: {problem}", path.display())]
+    GuestRecord {
+        /// The record's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// There is a guest of this name, of another image.
+    #[error(
+        "the guest `{guest}` is one of {has}, not of {wanted}: run it with {has}, or choose another name"
+    )]
+    OtherImage {
+        /// The guest's name.
+        guest: String,
+        /// Its image.
+        has: String,
+        /// The image that was asked for.
+        wanted: String,
+    },
+
+    /// An image without a disk cannot have guests that keep one.
+    #[error(
+        "a guest of the image {image} has nothing to keep: its files are in memory. Name one with a disk, such as \
+         debian:bookworm"
+    )]
+    NoDisk {
+        /// The image's name.
+        image: String,
+    },
+
+    /// What a guest stands on is gone.
+    #[error(
+        "the guest `{guest}` stands on the image in {}, which cannot be used: {problem}. Its disk holds only what it \
+         has changed since", base.display()
+    )]
+    NoBase {
+        /// The guest's name.
+        guest: String,
+        /// The folder of the image.
+        base: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// An image cannot be removed while guests stand on it.
+    #[error(
+        "the image {image} is in use by guests ({guests}), whose disks hold only what they have changed since. Remove \
+         those guests first, or lose them with --force"
+    )]
+    InUse {
+        /// The image's name and version.
+        image: String,
+        /// The guests' names.
+        guests: String,
+    },
+
+    /// A disk image could not be made.
+    #[error("could not {doing} the disk {}: {problem}", path.display())]
+    Disk {
+        /// "create".
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+
     /// The guest's command cannot be passed on.
     #[error(transparent)]
     Session(#[from] SessionError),

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::cache::{Cache, Entry, Manifest, Package};
+use crate::disk::files::Boot;
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::machine::Machine;
 use crate::progress::Progress;
-use crate::recipe::{INITRD, KERNEL, RECIPES, Recipe};
+use crate::recipe::{DISK, INITRD, KERNEL, NAMES, Recipe, recipe};
 use crate::session::{CONSOLE, Session};
 
 /// The images of one user.
@@ -15,6 +18,7 @@ use crate::session::{CONSOLE, Session};
 pub struct Images {
     root: PathBuf,
     cache: Cache,
+    machine: Option<Arc<dyn Machine>>,
 }
 
 impl Images {
@@ -33,7 +37,15 @@ impl Images {
     /// Those in another folder.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
-        Self { cache: Cache::new(&root), root }
+        Self { cache: Cache::new(&root), root, machine: None }
+    }
+
+    /// Brings a machine, in which disks are built. Without one, images that have a disk can be used only if they are
+    /// cached.
+    #[must_use]
+    pub fn with_machine(mut self, machine: Arc<dyn Machine>) -> Self {
+        self.machine = Some(machine);
+        self
     }
 
     /// The folder.
@@ -41,9 +53,9 @@ impl Images {
         &self.root
     }
 
-    /// The names that can be asked for.
+    /// The names that can be asked for; `SUITE` in one stands for a suite of Debian's, such as `bookworm`.
     pub fn names() -> Vec<&'static str> {
-        RECIPES.iter().map(|recipe| recipe.name()).collect()
+        NAMES.to_vec()
     }
 
     /// The image of this name: from the cache, or made and put there. Only the latter needs the network.
@@ -51,7 +63,7 @@ impl Images {
     /// # Errors
     /// [`Error`], each of which says what to do. A failure leaves the cache as it was.
     pub fn get(&self, name: &str, progress: &mut dyn Progress) -> Result<Image> {
-        self.get_from(recipe(name)?, progress)
+        self.get_from(&*recipe(name)?, progress)
     }
 
     fn get_from(&self, recipe: &dyn Recipe, progress: &mut dyn Progress) -> Result<Image> {
@@ -73,7 +85,7 @@ impl Images {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn update(&self, name: &str, progress: &mut dyn Progress) -> Result<Image> {
-        self.update_from(recipe(name)?, progress)
+        self.update_from(&*recipe(name)?, progress)
     }
 
     fn update_from(&self, recipe: &dyn Recipe, progress: &mut dyn Progress) -> Result<Image> {
@@ -91,7 +103,7 @@ impl Images {
         progress: &mut dyn Progress,
     ) -> Result<Image> {
         let mut staging = self.cache.stage(lock)?;
-        if let Some(made) = recipe.make(have, &mut staging, progress)? {
+        if let Some(made) = recipe.make(have, self.machine.as_deref(), &mut staging, progress)? {
             self.cache.commit(staging, made)?;
         }
         let found = self.cache.find(recipe.name())?;
@@ -111,11 +123,11 @@ impl Images {
         self.cache.list()
     }
 
-    /// Removes the images of a name (`debian`), or the one version or folder named, and returns what was removed.
+    /// The cached images of a name (`debian`), or the one version or folder named.
     ///
     /// # Errors
-    /// [`Error::NotCached`] if there is none; [`Error::Io`] if one cannot be removed.
-    pub fn remove(&self, name: &str, progress: &mut dyn Progress) -> Result<Vec<Entry>> {
+    /// [`Error::NotCached`] if there is none; [`Error::Io`] if the cache cannot be listed.
+    pub fn matching(&self, name: &str) -> Result<Vec<Entry>> {
         let matches = |entry: &Entry| {
             let folder = entry.path.file_name().unwrap_or_default();
             entry.name == name || entry.version == name || folder == name
@@ -124,6 +136,16 @@ impl Images {
         if entries.is_empty() {
             return Err(Error::NotCached { name: name.to_owned() });
         }
+        Ok(entries)
+    }
+
+    /// Removes the images that [match](Self::matching), and returns what was removed. Guests that stand on one lose it:
+    /// [`Guests::check_unused`](crate::Guests::check_unused) knows of them.
+    ///
+    /// # Errors
+    /// As [`matching`](Self::matching); [`Error::Io`] if one cannot be removed.
+    pub fn remove(&self, name: &str, progress: &mut dyn Progress) -> Result<Vec<Entry>> {
+        let entries = self.matching(name)?;
         self.cache.remove(&entries, progress)?;
         Ok(entries)
     }
@@ -141,11 +163,6 @@ impl Images {
     }
 }
 
-fn recipe(name: &str) -> Result<&'static dyn Recipe> {
-    let found = RECIPES.into_iter().find(|recipe| recipe.name() == name);
-    found.ok_or_else(|| Error::UnknownImage { name: name.to_owned(), known: Images::names().join(", ") })
-}
-
 /// A complete image: what a board needs to boot it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -154,6 +171,12 @@ pub struct Image {
 }
 
 impl Image {
+    /// The image in this folder, which was made earlier and may not be the newest; or what is wrong with it.
+    pub(crate) fn at_folder(folder: &Path) -> std::result::Result<Self, String> {
+        let manifest = Manifest::read(folder)?;
+        Ok(Self { folder: folder.to_owned(), manifest })
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.manifest.name
@@ -174,18 +197,45 @@ impl Image {
         self.folder.join(KERNEL)
     }
 
+    /// The disk that its system is on, if it has one: an image file that must not be written to, but may be the backing
+    /// file of one that is. The guest is to have it as its first virtio block device.
+    pub fn disk(&self) -> Option<PathBuf> {
+        self.manifest.files.iter().any(|file| file.name == DISK).then(|| self.folder.join(DISK))
+    }
+
+    /// How much memory a guest of this image should have at least, in bytes.
+    pub fn memory(&self) -> u64 {
+        if self.disk().is_some() { 1 << 30 } else { 512 << 20 }
+    }
+
     /// The initramfs for one session: the image's own archive, followed by one with the first process, the agent and
-    /// the session.
+    /// the session. The changes to the disk, if the image has one, are lost after the run.
     ///
     /// # Errors
     /// [`Error::Session`] if the session's command cannot be passed on, [`Error::Io`] if the cache cannot be read.
     pub fn initrd(&self, session: &Session) -> Result<Vec<u8>> {
-        let ours = guest::archive(self.name(), session)?;
+        if self.disk().is_some() {
+            return self.initrd_for_disk(Some(session), false);
+        }
+        self.with_archive(&guest::archive(self.name(), session)?)
+    }
+
+    /// The initramfs that starts the system on the disk, for an image that has one. Without a session there is a login
+    /// on the console, again and again; with one, the guest powers off when it ends. `keeps_disk` says whether the disk
+    /// is kept after the run, and so must be left in good order.
+    ///
+    /// # Errors
+    /// As [`initrd`](Self::initrd).
+    pub fn initrd_for_disk(&self, session: Option<&Session>, keeps_disk: bool) -> Result<Vec<u8>> {
+        self.with_archive(&Boot { session, keeps_disk }.archive()?)
+    }
+
+    fn with_archive(&self, ours: &[u8]) -> Result<Vec<u8>> {
         let path = self.folder.join(INITRD);
         let mut initrd = fs::read(&path).map_err(Error::io("read", &path))?;
         // Between archives Linux skips zero bytes; each begins at a multiple of four.
         initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend_from_slice(&ours);
+        initrd.extend_from_slice(ours);
         Ok(initrd)
     }
 
@@ -198,7 +248,13 @@ impl Image {
     pub fn append(&self, session: &Session) -> String {
         let console = CONSOLE.trim_start_matches("/dev/");
         let quiet = if session.is_shell() { "" } else { " quiet" };
-        format!("console={console} panic=-1 cryptomgr.notests{quiet}")
+        let common = format!("console={console} panic=-1 cryptomgr.notests");
+        if self.disk().is_none() {
+            return common + quiet;
+        }
+        // systemd tells its progress, which is more to people than the kernel's is. The first network card is eth0.
+        let status = if session.is_shell() { " systemd.show_status=true" } else { "" };
+        format!("{common} net.ifnames=0 quiet{status}")
     }
 
     /// Compares every file with the digest that was taken when it was made. A run compares lengths only.
@@ -223,4 +279,4 @@ impl Image {
 
 #[cfg(test)]
 #[path = "images_test.rs"]
-mod tests;
+pub(crate) mod tests;

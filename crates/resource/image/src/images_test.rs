@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use posada_storage::{Format, NewImage};
+
 use super::*;
 use crate::cache::{Made, Staging};
 use crate::progress::Silent;
@@ -9,6 +11,7 @@ use crate::progress::Silent;
 struct Counting {
     made: AtomicUsize,
     fails: bool,
+    has_disk: bool,
     /// The newest version that there is; none means that there is always a newer one.
     newest: Option<&'static str>,
 }
@@ -21,6 +24,7 @@ impl Recipe for Counting {
     fn make(
         &self,
         have: &[Package],
+        _machine: Option<&dyn Machine>,
         staging: &mut Staging,
         progress: &mut dyn Progress,
     ) -> Result<Option<Made>> {
@@ -34,12 +38,23 @@ impl Recipe for Counting {
             return Err(Error::NoPackage { package: "linux".into(), said: String::new() });
         }
         staging.file(INITRD, |out| out.write_all(b"base"))?;
+        if self.has_disk {
+            let disk = staging.scratch().join("new");
+            posada_storage::create(&disk, &NewImage::new(Format::Qcow2, 1 << 20)).unwrap();
+            staging.adopt(DISK, &disk)?;
+        }
         // Slow enough that others come meanwhile.
         std::thread::sleep(std::time::Duration::from_millis(50));
         let version = format!("1.{number}");
         let package = Package { name: "linux".into(), version: version.clone(), sha256: String::new() };
         Ok(Some(Made { name: self.name().to_owned(), version, packages: vec![package] }))
     }
+}
+
+/// An image named `counting` that has a disk of 1 MiB, below `root`.
+pub(crate) fn image_with_disk(root: &Path) -> Image {
+    let images = Images::at(root);
+    images.get_from(&Counting { has_disk: true, ..Counting::default() }, &mut Silent).unwrap()
 }
 
 fn images() -> (tempfile::TempDir, Images) {
@@ -164,4 +179,31 @@ fn images_are_removed_by_name_version_or_folder() {
     images.get_from(&recipe, &mut Silent).unwrap();
     assert_eq!(images.remove_all(&mut Silent).unwrap().len(), 1);
     assert!(images.remove_all(&mut Silent).unwrap().is_empty());
+}
+
+#[test]
+fn an_image_with_a_disk_boots_from_it() {
+    let (_folder, images) = images();
+    let plain = images.get_from(&Counting::default(), &mut Silent).unwrap();
+    assert_eq!((plain.disk(), plain.memory()), (None, 512 << 20));
+    let folder = tempfile::tempdir().unwrap();
+    let image = image_with_disk(folder.path());
+    let disk = image.disk().unwrap();
+    assert!(fs::metadata(&disk).unwrap().permissions().readonly());
+    assert_eq!(image.memory(), 1 << 30);
+    image.verify().unwrap();
+    let initrd = image.initrd(&Session::command(["true"])).unwrap();
+    let has = |bytes: &[u8]| initrd.windows(bytes.len()).any(|window| window == bytes);
+    assert!(initrd.starts_with(b"base070701") && has(b"posada-session.service\0") && has(b"switch_root"));
+    assert!(image.append(&Session::shell()).contains("net.ifnames=0"));
+}
+
+#[test]
+fn names_with_a_suite_are_known_and_their_disks_need_a_machine() {
+    let (_folder, images) = images();
+    let error = images.get("debian:bookworm", &mut Silent).unwrap_err();
+    assert!(matches!(error, Error::NoMachine { .. }), "{error}");
+    for name in ["debian:", "debian:../x", "debian:A", "ubuntu:noble"] {
+        assert!(matches!(images.get(name, &mut Silent), Err(Error::UnknownImage { .. })), "{name}");
+    }
 }

@@ -3,13 +3,17 @@
 //! An image is a kernel and an initramfs, made on the user's machine from a distribution's own packages. The `debian`
 //! image takes the newest cloud kernel and busybox through the host's `apt-get`, with apt's state in a folder of ours:
 //! no root, nothing installed, the host's own sources and keys. It is fetched once and cached; later runs need neither
-//! apt nor the network.
+//! apt nor the network. The `debian:SUITE` images have a disk with a whole system beside them, which is built in a guest:
+//! whoever opens the [`Images`] brings a [`Machine`] for that. Named [`Guests`] keep what they change of it.
 //!
 //! | module        | what it does                                                                       |
 //! |---------------|------------------------------------------------------------------------------------|
 //! | [`session`]   | one command in a guest: its description, the protocol to its agent, the relay        |
 //! | `images`      | [`Images`] and [`Image`]: by name, from the cache or made                            |
 //! | `recipe`, `debian` | what there is, and how Debian's is made                                         |
+//! | `disk`, `suites`   | disks with a whole system: their packages, the guest that builds them; suites of sources |
+//! | `machine`     | [`Machine`], which runs that guest                                                   |
+//! | `guests`      | [`Guests`] that have a name and keep their disk                                      |
 //! | `cache`       | entries that are complete or not there; one maker at a time                          |
 //! | `apt`, `deb`  | Debian packages: fetching (apt-get(8), apt.conf(5)), reading (deb(5))                |
 //! | `packages`    | files of packages, for those who run programs of them elsewhere                      |
@@ -50,19 +54,25 @@ mod apt;
 mod cache;
 mod deb;
 mod debian;
+mod disk;
 mod error;
 mod guest;
+mod guests;
 mod images;
 mod initramfs;
+mod machine;
 mod modules;
 mod packages;
 mod progress;
 mod recipe;
 pub mod session;
+mod suites;
 
 pub use cache::{Entry, Package};
 pub use error::{Error, Result};
+pub use guests::{Guest, Guests};
 pub use images::{Image, Images};
 pub use initramfs::Initramfs;
+pub use machine::{Machine, Task};
 pub use packages::{PackageFile, PackageFiles};
 pub use progress::{Progress, Silent};

@@ -50,7 +50,7 @@ impl PackageFiles {
         let versions = with_dependencies(&apt, names)?;
         let names: Vec<String> = versions.keys().cloned().collect();
         let downloads = apt.downloads(&names)?;
-        apt.download(&names, &downloads, folder, progress)?;
+        apt.download(&names.join(", "), &names, &downloads, folder, progress)?;
         apt.remove();
         progress.stage("Unpacking", None);
         let mut all = Self::default();

@@ -143,6 +143,16 @@ impl Session {
         self
     }
 
+    /// The session for a guest that has a whole system: instead of a shell, a login, so that it counts as one there
+    /// (login(1)); as root, without a password.
+    pub(crate) fn on_a_system(&self) -> Self {
+        let mut session = self.clone();
+        if self.is_shell() {
+            session.arguments = ["/bin/login", "-f", "root"].map(OsString::from).into();
+        }
+        session
+    }
+
     /// Whether this is a shell on the console rather than a command on the channel.
     pub fn is_shell(&self) -> bool {
         self.terminal == Terminal::Console
