@@ -13,8 +13,8 @@ use crate::packages;
 const OUTSIDE: [&str; 4] = ["fuzz", "guests/agent", "guests/nanobench", "guests/scoreboard"];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    // libFuzzer is written in C++.
-    packages::ensure(&[("cc", "gcc"), ("c++", "g++"), ("apt-get", "apt")])?;
+    // libFuzzer is written in C++; disk images are compared with QEMU's.
+    packages::ensure(&[("cc", "gcc"), ("c++", "g++"), ("apt-get", "apt"), ("qemu-img", "qemu-utils")])?;
     step("formatting", &["fmt", "--all", "--check"])?;
     step("lints", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     for folder in OUTSIDE {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use posada_pc::Engine;
 
-use crate::{status, trace};
+use crate::{disk, status, trace};
 
 /// Hosts any guest, with or without hardware virtualization.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Lists and removes images that were fetched
     Image(Image),
+    /// Makes, describes, converts and checks disk images
+    Disk(disk::Disk),
 }
 
 const EXAMPLES: &str = "\

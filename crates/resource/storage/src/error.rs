@@ -123,6 +123,7 @@ pub enum Error {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space on the host",
+        io::ErrorKind::AlreadyExists => "; choose another name, or remove what is there",
         _ => "",
     }
 }
