@@ -45,7 +45,7 @@ pub enum Error {
 
     /// Another process has the image open in a way that does not go with this one.
     #[error(
-        "{} is in use by another process{}; end that first, or open the image with `ro` or `snapshot` if both only read",
+        "{} is already in use{}; end what uses it first, or open it with `ro` or `snapshot` if both only read",
         path.display(),
         if *writing { ", so it cannot be opened for writing" } else { ", which writes to it" }
     )]

@@ -80,10 +80,10 @@ impl Qcow2 {
             (header.refcount_table.offset, header.refcount_table.entries * cluster),
             (header.snapshots.offset, header.snapshots.entries * 40),
         ];
-        match tables.iter().any(|&(start, size)| at < start + size && start < at + length) {
-            true => Err(self.corrupt(format!("data at {at:#x} would lie in its own tables"))),
-            false => Ok(()),
+        if tables.iter().any(|&(start, size)| at < start + size && start < at + length) {
+            return Err(self.corrupt(format!("data at {at:#x} would lie in its own tables")));
         }
+        Ok(())
     }
 
     pub(super) fn decode(&self, entry: u64) -> Result<Mapping> {

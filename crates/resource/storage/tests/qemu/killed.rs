@@ -1,7 +1,8 @@
 //! A writer that is killed at any moment.
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -36,11 +37,11 @@ fn writer() {
             match rng.u8(..10) {
                 0 => {
                     disk.write_zeroes(block * BLOCK, BLOCK, true).unwrap();
-                    lines += &format!("{block} 0\n");
+                    writeln!(lines, "{block} 0").unwrap();
                 }
                 _ => {
                     disk.write(block * BLOCK, &number.to_le_bytes().repeat(BLOCK as usize / 8)).unwrap();
-                    lines += &format!("{block} {number}\n");
+                    writeln!(lines, "{block} {number}").unwrap();
                 }
             }
         }
