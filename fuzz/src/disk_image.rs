@@ -85,7 +85,7 @@ fn exercise(disk: &dyn Disk) {
             let _ = disk.extent(at, size - at).inspect(|&(_, run)| assert!(run > 0 && run <= size - at));
         }
         let _ = disk.write(at, &buffer[..length.min(5000)]);
-        let _ = disk.write_zeroes(at, length as u64, length % 2 == 0);
+        let _ = disk.write_zeroes(at, length as u64, length.is_multiple_of(2));
         let _ = disk.discard(at, length as u64);
         let _ = disk.write(at, &buffer[..length.min(1)]);
     }

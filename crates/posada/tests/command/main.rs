@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod boot;
+mod disk;
 mod processors;
 mod support;

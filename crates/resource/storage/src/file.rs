@@ -193,6 +193,8 @@ impl HostFile {
         match rustix::fs::seek(&self.file, from) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
+            // A block device, for one: it is all data.
+            Err(rustix::io::Errno::INVAL) => Ok(matches!(what, Seekable::Data).then_some(offset)),
             Err(error) => Err(Error::io("look for holes in", &self.path)(error.into())),
         }
     }
