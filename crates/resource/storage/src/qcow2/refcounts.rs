@@ -103,7 +103,7 @@ impl Refcounts {
     /// How many refer to `cluster`.
     pub(crate) fn get(&mut self, file: &HostFile, cluster: u64) -> Result<u64> {
         let (index, at) = self.place(cluster);
-        if self.table.get(index).is_none_or(|&entry| entry == 0) && !self.blocks.contains_key(&index) {
+        if self.table.get(index).is_none_or(|&entry| entry == 0) {
             return Ok(0);
         }
         let order = self.geometry.refcount_order;
