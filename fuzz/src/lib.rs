@@ -13,6 +13,8 @@ mod against_host;
 mod boot_image;
 mod device_registers;
 mod guest_frames;
+mod disk_image;
+mod disk_requests;
 mod instructions;
 mod session;
 mod translated;
@@ -34,6 +36,22 @@ pub fn device_registers(data: &[u8]) {
 /// If the loader panics or writes where nothing of a kernel belongs: that is the finding.
 pub fn boot_image(data: &[u8]) {
     boot_image::run(data);
+}
+
+/// Any file as a disk image, or a small good one with any changes.
+///
+/// # Panics
+/// If the storage misbehaves: that is the finding.
+pub fn disk_image(data: &[u8]) {
+    disk_image::run(data);
+}
+
+/// Any requests to a good image, compared with an array.
+///
+/// # Panics
+/// If the storage misbehaves: that is the finding.
+pub fn disk_requests(data: &[u8]) {
+    disk_requests::run(data);
 }
 
 /// Any bytes as code, in any mode of the processor.

@@ -13,13 +13,14 @@ use crate::packages;
 const OUTSIDE: [&str; 4] = ["fuzz", "guests/agent", "guests/nanobench", "guests/scoreboard"];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    // libFuzzer is written in C++.
+    // libFuzzer is written in C++; disk images are compared with QEMU's.
     packages::ensure(&[
         ("cc", "gcc"),
         ("c++", "g++"),
         ("apt-get", "apt"),
         ("ip", "iproute2"),
         ("unshare", "util-linux"),
+        ("qemu-img", "qemu-utils"),
     ])?;
     step("formatting", &["fmt", "--all", "--check"])?;
     step("lints", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;

@@ -9,7 +9,7 @@ use posada_network::nat::Publish;
 use posada_pc::Engine;
 
 use crate::devices::{DiskSpec, NetSpec, ShareSpec};
-use crate::{status, trace};
+use crate::{disk, status, trace};
 
 /// Hosts any guest, with or without hardware virtualization.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Lists and removes images that were fetched
     Image(Image),
+    /// Makes, describes, converts and checks disk images
+    Disk(disk::Disk),
 }
 
 const EXAMPLES: &str = "\

@@ -1,11 +1,12 @@
 //! `posada`: one command that hosts any guest.
 //!
 //! It reads arguments, minds the terminal and words messages; what a guest is and how it runs is all in the
-//! libraries ([`posada_pc`], [`posada_image`]).
+//! libraries ([`posada_pc`], [`posada_image`], [`posada_storage`]).
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod devices;
+mod disk;
 mod guest;
 mod image;
 mod keys;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Image(arguments) => image::run(arguments),
+        Command::Disk(arguments) => disk::run(&arguments),
     };
     terminal::restore();
     match result {

@@ -1,70 +1,97 @@
-//! A whole Debian on a disk: built, booted, kept.
-//!
-//! The disk is built by the first test that needs it, in some minutes, and kept with the other images.
+//! `posada disk`: what it says, and its exit statuses.
 
-use crate::support::{Console, posada, run, told};
+use std::path::PathBuf;
 
-/// The smallest system, for it is built on the way.
-const IMAGE: &str = "debian:bookworm-slim";
+use crate::support::{run, told};
 
-#[test]
-#[ignore = "fetches 75 MB through apt-get and builds a disk from it"]
-fn a_command_runs_in_a_whole_debian_and_its_changes_are_thrown_away() {
-    let script = "cat /etc/os-release; ps -p 1 -o comm=; id -un; test -e /root/was-here || touch /root/was-here; \
-                  echo trouble >&2; cat; exit 37";
-    for _ in 0..2 {
-        let output = run(["run", IMAGE, "--", "sh", "-c", script], b"from outside\n");
-        assert_eq!(output.status.code(), Some(37), "{}", told(&output));
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        assert!(stdout.contains("VERSION_CODENAME=bookworm\n"), "{}", told(&output));
-        assert!(stdout.ends_with("systemd\nroot\nfrom outside\n"), "{}", told(&output));
-        assert!(output.stderr.ends_with(b"trouble\n"), "{}", told(&output));
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
     }
-    let output = run(["run", IMAGE, "--", "test", "-e", "/root/was-here"], b"");
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs `posada disk` with words, of which those that begin with `@` are files here. Returns status and output.
+    fn disk(&self, line: &str, status: i32) -> (String, String) {
+        let words = line.split_whitespace().map(|word| match word.strip_prefix('@') {
+            Some(name) => self.path(name).into_os_string(),
+            None => word.into(),
+        });
+        let output = run(std::iter::once("disk".into()).chain(words), b"");
+        assert_eq!(output.status.code(), Some(status), "{line}: {}", told(&output));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(!text(&output.stderr).contains("panicked"), "{}", told(&output));
+        (text(&output.stdout), text(&output.stderr))
+    }
 }
 
 #[test]
-#[ignore = "fetches 75 MB through apt-get and builds a disk from it"]
-fn the_console_gives_a_login_without_a_password_and_its_end_is_the_guests() {
-    let mut console = Console::open(&["run", IMAGE]);
-    console.expect("root@debian:~#");
-    console.send("echo $((6 * 7)) $(systemctl is-active dbus)\n");
-    console.expect("42 active");
-    // Standard input ends here, and with it the login.
-    assert_eq!(console.end(), Some(0));
+fn disks_are_made_described_converted_and_checked() {
+    let folder = Folder::new();
+    folder.disk("create @base.raw 3M --format raw", 0);
+    std::fs::write(folder.path("base.raw"), vec![5; 3 << 20]).expect("it can be written");
+    folder.disk("create @top.qcow2 --backing @base.raw", 0);
+    let (told, _) = folder.disk("info @top.qcow2", 0);
+    assert!(told.contains("3145728 bytes") && told.contains("base.raw (raw)"), "{told}");
+    let (json, _) = folder.disk("info --json @top.qcow2", 0);
+    assert!(json.contains("\"virtual-size\": 3145728") && json.contains("\"cluster-size\": 65536"), "{json}");
+    // In a pipe there is no progress.
+    let (out, err) = folder.disk("convert @top.qcow2 @copy.raw --format raw", 0);
+    assert_eq!((&*out, &*err), ("", ""));
+    assert!(std::fs::read(folder.path("copy.raw")).expect("it is there") == vec![5; 3 << 20]);
+    folder.disk("convert @copy.raw @small.qcow2 --compress", 0);
+    assert!(folder.path("small.qcow2").metadata().expect("it is there").len() < 1 << 20);
+    assert!(folder.disk("check @small.qcow2", 0).0.contains("in order"));
 }
 
 #[test]
-#[ignore = "fetches 75 MB through apt-get and builds a disk from it"]
-fn a_named_guest_keeps_its_disk_and_its_image_cannot_be_removed() {
-    let state = tempfile::tempdir().unwrap();
-    let named = |arguments: &[&str]| {
-        posada().env("XDG_STATE_HOME", state.path()).args(arguments).output().expect("the command runs")
-    };
-    let script = "hostname; cat /root/kept 2>/dev/null; echo was here > /root/kept; cp /bin/bash /root/copy";
-    let first = named(&["run", "--name", "web", IMAGE, "--", "sh", "-c", script]);
-    assert_eq!((first.status.code(), &first.stdout[..]), (Some(0), &b"web\n"[..]), "{}", told(&first));
-    let script = "cat /root/kept; cmp /bin/bash /root/copy && journalctl -b -u systemd-fsck-root --no-pager | grep -c clean";
-    let second = named(&["run", "--name", "web", IMAGE, "--", "sh", "-c", script]);
-    assert_eq!(
-        (second.status.code(), &second.stdout[..]),
-        (Some(0), &b"was here\n1\n"[..]),
-        "{}",
-        told(&second)
-    );
+fn leaks_and_damage_have_statuses_of_their_own() {
+    let folder = Folder::new();
+    folder.disk("create @image.qcow2 1G", 0);
+    let good = std::fs::read(folder.path("image.qcow2")).expect("it is there");
+    // The third cluster is the first block of refcounts, with 16 bits each. One more cluster is counted ...
+    let mut image = good.clone();
+    image.resize(good.len() + 65536, 0);
+    image[2 * 65536 + 9] = 1;
+    std::fs::write(folder.path("image.qcow2"), &image).expect("it can be written");
+    assert!(folder.disk("check @image.qcow2", 3).0.contains("--repair leaks"));
+    folder.disk("check --repair leaks @image.qcow2", 0);
+    folder.disk("check @image.qcow2", 0);
+    // ... or one less.
+    image[2 * 65536 + 7] = 0;
+    std::fs::write(folder.path("image.qcow2"), &image).expect("it can be written");
+    folder.disk("check @image.qcow2", 1);
+    folder.disk("check --repair leaks @image.qcow2", 1);
+    folder.disk("check --repair all @image.qcow2", 0);
+    folder.disk("check @image.qcow2", 0);
+}
 
-    let refused = named(&["image", "rm", IMAGE]);
-    assert_eq!(refused.status.code(), Some(125), "{}", told(&refused));
-    assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("in use by guests (`web`)"),
-        "{}",
-        told(&refused)
-    );
-    let other = named(&["run", "--name", "web", "debian:trixie"]);
-    assert!(
-        String::from_utf8_lossy(&other.stderr).contains("is one of debian:bookworm-slim"),
-        "{}",
-        told(&other)
-    );
+#[test]
+fn nothing_is_overwritten_unasked() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("precious"), "data").expect("it can be written");
+    folder.disk("create @empty.raw 1M --format raw", 0);
+    assert!(folder.disk("create @precious 1G", 125).1.contains("another name"));
+    assert!(folder.disk("convert @empty.raw @precious", 125).1.contains("another name"));
+    assert_eq!(std::fs::read(folder.path("precious")).expect("it is there"), b"data");
+    folder.disk("convert @empty.raw @precious --force", 0);
+    assert!(folder.disk("info @precious", 0).0.contains("qcow2"));
+}
+
+#[test]
+fn what_makes_no_sense_is_said() {
+    let folder = Folder::new();
+    folder.disk("create @a.qcow2", 2);
+    folder.disk("create @a.qcow2 20", 2);
+    folder.disk("create @a.vdi 1G --format vdi", 125);
+    folder.disk("create @a.qcow2 1G --cluster 3K", 125);
+    folder.disk("create @a.raw 1G --format raw --backing @b", 125);
+    folder.disk("info @missing", 125);
+    folder.disk("create @a.raw 1M --format raw", 0);
+    assert!(folder.disk("check @a.raw", 125).1.contains("raw"));
+    assert!(!folder.path("a.qcow2").exists());
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod boot;
+mod debian_disk;
 mod devices;
 mod disk;
 mod engines;

@@ -61,13 +61,14 @@ pub fn convert(
     match convert.to {
         Format::Qcow2 => {
             let header = qcow2::header(&file)?;
-            copy_to_qcow2(&*from, Qcow2::open(file, header, None)?, convert.compress, progress)?;
+            copy_to_qcow2(&*from, &Qcow2::open(file, header, None)?, convert.compress, progress)?;
         }
         _ => copy(&*from, &Raw::new(file, false)?, progress)?,
     }
-    let named = match convert.replace {
-        true => unfinished.persist(destination),
-        false => unfinished.persist_noclobber(destination),
+    let named = if convert.replace {
+        unfinished.persist(destination)
+    } else {
+        unfinished.persist_noclobber(destination)
     };
     named.map_err(|error| Error::io("name", destination)(error.error))?;
     let folder_file = std::fs::File::open(folder).map_err(Error::io("open", folder))?;
@@ -76,7 +77,7 @@ pub fn convert(
 
 fn copy_to_qcow2(
     from: &dyn Disk,
-    to: Qcow2,
+    to: &Qcow2,
     compress: bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
@@ -91,7 +92,7 @@ fn copy_to_qcow2(
             Ok(())
         })?;
     } else {
-        copy_with(from, progress, |offset, data| write_pieces(&to, offset, data))?;
+        copy_with(from, progress, |offset, data| write_pieces(to, offset, data))?;
     }
     // Once for the data and tables, once for what the first has set free.
     to.flush()?;

@@ -99,7 +99,7 @@ impl Plan {
             backing = Some((name_for(path, &wanted.path)?, format));
         }
         let size = size.ok_or_else(|| Error::Invalid("the size of the new disk is missing".to_owned()))?;
-        let size = size.checked_next_multiple_of(SECTOR).filter(|&size| size <= i64::MAX as u64);
+        let size = size.checked_next_multiple_of(SECTOR).filter(|&size| i64::try_from(size).is_ok());
         let size = size.ok_or_else(|| Error::Invalid("that is larger than any disk".to_owned()))?;
         Ok(Self { size, format: image.format, cluster_bits: image.cluster_size.trailing_zeros(), backing })
     }

@@ -45,7 +45,7 @@ pub enum Error {
 
     /// Another process has the image open in a way that does not go with this one.
     #[error(
-        "{} is in use by another process{}; end that first, or open the image with `ro` or `snapshot` if both only read",
+        "{} is already in use{}; end what uses it first, or open it with `ro` or `snapshot` if both only read",
         path.display(),
         if *writing { ", so it cannot be opened for writing" } else { ", which writes to it" }
     )]
@@ -123,6 +123,7 @@ pub enum Error {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space on the host",
+        io::ErrorKind::AlreadyExists => "; choose another name, or remove what is there",
         _ => "",
     }
 }

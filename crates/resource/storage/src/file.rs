@@ -66,9 +66,10 @@ impl HostFile {
 
     /// Keeps others from writing to the file, and if it is open for writing from reading it, as long as it is open.
     pub(crate) fn lock(&self) -> Result<()> {
-        match lock::acquire(&self.file, self.writable).map_err(Error::io("lock", &self.path))? {
-            true => Ok(()),
-            false => Err(Error::Locked { path: self.path.clone(), writing: self.writable }),
+        if lock::acquire(&self.file, self.writable).map_err(Error::io("lock", &self.path))? {
+            Ok(())
+        } else {
+            Err(Error::Locked { path: self.path.clone(), writing: self.writable })
         }
     }
 
@@ -192,6 +193,8 @@ impl HostFile {
         match rustix::fs::seek(&self.file, from) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
+            // A block device, for one: it is all data.
+            Err(rustix::io::Errno::INVAL) => Ok(matches!(what, Seekable::Data).then_some(offset)),
             Err(error) => Err(Error::io("look for holes in", &self.path)(error.into())),
         }
     }

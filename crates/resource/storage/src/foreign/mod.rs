@@ -142,7 +142,7 @@ impl<L: Layout> Disk for Blocks<L> {
                 Place::Zero => part.fill(0),
                 Place::At(at) => read_all(&self.file, L::FORMAT, at, part, "data")?,
                 Place::Packed(at, length) => {
-                    self.read_packed(at, length, offset % self.layout.block(), part)?
+                    self.read_packed(at, length, offset % self.layout.block(), part)?;
                 }
             }
             offset += part.len() as u64;

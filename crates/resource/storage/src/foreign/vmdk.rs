@@ -58,7 +58,7 @@ pub(super) fn open(file: HostFile) -> Result<Blocks<Vmdk>> {
     if flags & COMPRESSED != 0 && le16(&header, 77) != 1 {
         return Err(unsupported(&file, Format::Vmdk, "its grains are compressed in an unknown way"));
     }
-    let sectors = |at| le64(&header, at).checked_mul(SECTOR).filter(|&bytes| bytes <= i64::MAX as u64);
+    let sectors = |at| le64(&header, at).checked_mul(SECTOR).filter(|&bytes| i64::try_from(bytes).is_ok());
     let (Some(size), Some(grain), Some(at)) = (sectors(12), sectors(20), sectors(56)) else {
         return Err(corrupt(&file, Format::Vmdk, "its header has numbers past any disk"));
     };
@@ -85,7 +85,7 @@ fn check_descriptor(file: &HostFile, header: &[u8]) -> Result<()> {
     let mut text = vec![0; length.min(MAX_DESCRIPTOR) as usize];
     let had = file.read_some(at, &mut text)?;
     let text = String::from_utf8_lossy(&text[..had]);
-    let parent = text.lines().filter_map(|line| line.trim().strip_prefix("parentCID=")).next();
+    let parent = text.lines().find_map(|line| line.trim().strip_prefix("parentCID="));
     match parent.map(str::trim) {
         Some(parent) if !parent.eq_ignore_ascii_case("ffffffff") => {
             Err(unsupported(file, Format::Vmdk, "it holds the differences to another image only"))

@@ -57,7 +57,9 @@ impl Counter {
         let Some(counts) = self.counts.get_mut(first as usize..=last as usize) else {
             return self.found.wrong(|| format!("{what} at {offset:#x} reaches past the end of the file"));
         };
-        counts.iter_mut().for_each(|count| *count = count.saturating_add(1));
+        for count in counts {
+            *count = count.saturating_add(1);
+        }
     }
 }
 
@@ -197,7 +199,7 @@ impl Qcow2 {
                     }
                 }
                 Err(_) => {
-                    counter.found.wrong(|| format!("the table of a bitmap at {table:#x} cannot be read"))
+                    counter.found.wrong(|| format!("the table of a bitmap at {table:#x} cannot be read"));
                 }
             }
             rest = rest.get((24 + names).next_multiple_of(8) as usize..).unwrap_or_default();

@@ -44,7 +44,7 @@ impl Geometry {
 
     /// How many clusters one refcount block counts.
     pub(crate) fn block_clusters(&self) -> u64 {
-        self.cluster() * 8 >> self.refcount_order
+        (self.cluster() * 8) >> self.refcount_order
     }
 
     /// The L1 index and the L2 index of a place on the disk.

@@ -62,6 +62,33 @@ impl Tested {
     fn new(seed: u64, size: usize, cluster_bits: u32, beneath: &[u8]) -> Self {
         let file = file(&[]);
         create(&file, &Create { size: size as u64, cluster_bits, backing: None }).unwrap();
+        Self::with(seed, file, beneath, size)
+    }
+
+    /// A disk with an internal snapshot of something, which `qemu-img` makes.
+    fn with_snapshot(seed: u64, size: usize, cluster_bits: u32) -> Self {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let open = || HostFile::open(&path, true).unwrap().volatile();
+        create(&open(), &Create { size: size as u64, cluster_bits, backing: None }).unwrap();
+        let start = beneath(size / 3 / 512 * 512);
+        Qcow2::open(open(), header(&open()).unwrap(), None).unwrap().write(0, &start).unwrap();
+        let mut qemu = std::process::Command::new("qemu-img");
+        assert!(
+            qemu.args(["snapshot", "-c", "first"])
+                .arg(&path)
+                .status()
+                .expect("qemu-utils is installed")
+                .success()
+        );
+        Self::with(seed, open(), &[], size).holding(&start)
+    }
+
+    fn holding(mut self, start: &[u8]) -> Self {
+        self.model[..start.len()].copy_from_slice(start);
+        self
+    }
+
+    fn with(seed: u64, file: HostFile, beneath: &[u8], size: usize) -> Self {
         let tap = Arc::new(Tap::default());
         let file = file.tapped(tap.clone());
         // What is there already, for those that look at the events only.
@@ -198,39 +225,46 @@ fn what_was_flushed_survives_a_power_failure_at_any_moment() {
         [(16, 0), (16, 600_000 / 512 * 512), (9, 0), (9, 300_032), (12, 100_352)].into_iter().enumerate()
     {
         let beneath = beneath(under);
-        let mut tested = Tested::new(100 + seed as u64, 800_256, bits, &beneath);
-        // After each step: how many events there were, and what it has changed. At each flush: what the disk held.
-        let mut steps = Vec::new();
-        let mut flushes = vec![(tested.tap.events.lock().unwrap().len(), tested.model.clone())];
-        for step in 0..120 {
-            let began = tested.tap.events.lock().unwrap().len();
-            let changed = tested.step().unwrap();
-            steps.push((began, changed));
-            if step % 11 == 10 {
-                tested.disk.flush().unwrap();
-                flushes.push((tested.tap.events.lock().unwrap().len(), tested.model.clone()));
-            }
+        survive(Tested::new(100 + seed as u64, 800_256, bits, &beneath), &beneath);
+    }
+    for (seed, bits) in [16, 9, 12, 9].into_iter().enumerate() {
+        survive(Tested::with_snapshot(200 + seed as u64, 800_256, bits), &[]);
+    }
+}
+
+/// Crashes it at random moments of 120 random requests.
+fn survive(mut tested: Tested, beneath: &[u8]) {
+    // After each step: how many events there were, and what it has changed. At each flush: what the disk held.
+    let mut steps = Vec::new();
+    let mut flushes = vec![(tested.tap.events.lock().unwrap().len(), tested.model.clone())];
+    for step in 0..120 {
+        let began = tested.tap.events.lock().unwrap().len();
+        let changed = tested.step().unwrap();
+        steps.push((began, changed));
+        if step % 11 == 10 {
+            tested.disk.flush().unwrap();
+            flushes.push((tested.tap.events.lock().unwrap().len(), tested.model.clone()));
         }
-        let events = tested.tap.events.lock().unwrap().clone();
-        let mut rng = Rng::with_seed(seed as u64);
-        for _ in 0..60 {
-            let crash = rng.usize(flushes[0].0..=events.len());
-            let (flushed, model) = flushes.iter().rfind(|flush| flush.0 <= crash).unwrap();
-            let image = file(&survivors(&events[..crash], &mut rng));
-            let header = header(&image).unwrap();
-            let disk = Qcow2::load(image, header, backing(&beneath)).unwrap();
-            let found = disk.check().unwrap();
-            assert_eq!(found.damage, 0, "after {crash} of {} events: {:?}", events.len(), found.told);
-            let mut read = vec![0; model.len()];
-            disk.read(0, &mut read).unwrap();
-            let mut expected = model.clone();
-            // What was begun later may have been done or not.
-            for (_, range) in steps.iter().filter(|step| step.0 >= *flushed && step.0 <= crash) {
-                expected[range.clone()].copy_from_slice(&read[range.clone()]);
-            }
-            let differs = read.iter().zip(&expected).position(|(a, b)| a != b);
-            assert_eq!(differs, None, "after {crash} of {} events, flushed at {flushed}", events.len());
+    }
+    let events = tested.tap.events.lock().unwrap().clone();
+    let mut rng = tested.rng.fork();
+    for _ in 0..60 {
+        let crash = rng.usize(flushes[0].0..=events.len());
+        let (flushed, model) = flushes.iter().rfind(|flush| flush.0 <= crash).unwrap();
+        let image = file(&survivors(&events[..crash], &mut rng));
+        let header = header(&image).unwrap();
+        let disk = Qcow2::load(image, header, backing(beneath)).unwrap();
+        let found = disk.check().unwrap();
+        assert_eq!(found.damage, 0, "after {crash} of {} events: {:?}", events.len(), found.told);
+        let mut read = vec![0; model.len()];
+        disk.read(0, &mut read).unwrap();
+        let mut expected = model.clone();
+        // What was begun later may have been done or not.
+        for (_, range) in steps.iter().filter(|step| step.0 >= *flushed && step.0 <= crash) {
+            expected[range.clone()].copy_from_slice(&read[range.clone()]);
         }
+        let differs = read.iter().zip(&expected).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "after {crash} of {} events, flushed at {flushed}", events.len());
     }
 }
 

@@ -66,12 +66,12 @@ impl Qcow2 {
             }
             end += self.geometry.cluster();
         }
-        self.refuse_metadata(at, end)?;
+        self.refuse_nonsense(&state, at, end)?;
         Ok(Some((at + within, length.min(end - within))))
     }
 
-    /// A damaged or hostile image may say that data lie where its own tables are.
-    fn refuse_metadata(&self, at: u64, length: u64) -> Result<()> {
+    /// A damaged or hostile image may say that data lie where its own tables are, or far behind its end.
+    fn refuse_nonsense(&self, state: &State, at: u64, length: u64) -> Result<()> {
         let header = &self.header;
         let cluster = self.geometry.cluster();
         let tables = [
@@ -80,10 +80,13 @@ impl Qcow2 {
             (header.refcount_table.offset, header.refcount_table.entries * cluster),
             (header.snapshots.offset, header.snapshots.entries * 40),
         ];
-        match tables.iter().any(|&(start, size)| at < start + size && start < at + length) {
-            true => Err(self.corrupt(format!("data at {at:#x} would lie in its own tables"))),
-            false => Ok(()),
+        if tables.iter().any(|&(start, size)| at < start + size && start < at + length) {
+            return Err(self.corrupt(format!("data at {at:#x} would lie in its own tables")));
         }
+        if at + length > state.refcounts.end() << self.geometry.cluster_bits {
+            return Err(super::tables::past_end(&self.file, "data", at));
+        }
+        Ok(())
     }
 
     pub(super) fn decode(&self, entry: u64) -> Result<Mapping> {
@@ -128,11 +131,11 @@ impl Qcow2 {
         let entries = state.tables.get(l1).expect("own_table has loaded it");
         match self.decode(entries[first])? {
             Mapping::Data(at, true) => {
-                self.refuse_metadata(at, self.geometry.cluster())?;
+                self.refuse_nonsense(&state, at, self.geometry.cluster())?;
                 return Ok(Step::InPlace(at + self.geometry.within(offset)));
             }
             Mapping::Zero(Some((at, true))) => {
-                self.refuse_metadata(at, self.geometry.cluster())?;
+                self.refuse_nonsense(&state, at, self.geometry.cluster())?;
                 let run = Run { start: at >> self.geometry.cluster_bits, count: 1, fresh: false };
                 return Ok(Step::New(Target { run, allocated: false }));
             }

@@ -1,0 +1,7 @@
+//! Any requests to a good image.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| posada_fuzz::disk_requests(data));
