@@ -4,6 +4,15 @@
 //! are Ethernet II (IEEE 802.3, without the frame check sequence); what a side leaves to be done about checksums and
 //! segments travels with the frame, as in virtio 1.2 § 5.1.6.
 //!
+//! | module     | what it does                                                                        |
+//! |------------|-------------------------------------------------------------------------------------|
+//! | [`link`]   | two queues of frames between a card and a network                                     |
+//! | [`nat`]    | user-mode NAT: the host's own sockets, no privileges; the default                     |
+//! | [`switch`] | joins guests of several processes, without a process of its own                       |
+//! | [`tap`]    | a network interface of the host, where the user has the rights                        |
+//! | [`limit`]  | rate limits, which each of these keeps                                                |
+//! | [`wire`]   | checksums and segments in software                                                    |
+//!
 //! ```
 //! use posada_network::link::{self, Capacity, Packet};
 //!

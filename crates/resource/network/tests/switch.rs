@@ -184,18 +184,16 @@ fn a_member_that_takes_nothing_harms_no_other() {
     let (_c, deaf) = join(folder.path(), "lan");
     settle(&one, 1, &[&two, &deaf]);
     settle(&two, 2, &[&one]);
-    let mut received = 0;
-    for _ in 0..20_000 {
+    let (mut received, start) = (0, Instant::now());
+    while received < 5000 {
+        assert!(start.elapsed() < Duration::from_secs(15), "only {received} frames came");
         // To all: the deaf one's queues fill.
         let _ = one.send(frame(1, 0xff, 5));
         while two.receive().is_some() {
             received += 1;
         }
     }
-    while next(&two).is_some() {
-        received += 1;
-    }
-    assert!(received > 1000, "only {received} frames came");
+    while next(&two).is_some() {}
     one.send(frame(1, 2, 42)).unwrap();
     assert_eq!(next(&two), Some(42));
     drop(deaf);

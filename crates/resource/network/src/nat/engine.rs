@@ -199,7 +199,7 @@ impl Engine {
 
     /// One turn of everything.
     fn step(&mut self) {
-        self.net.guest.flush();
+        self.net.guest.flush(self.net.now);
         self.take_frames();
         self.tcp.on_time(&mut self.net);
         self.datagrams.on_time(&mut self.net);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -30,6 +31,8 @@ const BACKLOG: usize = 256;
 const WAITING: usize = 64;
 /// The destination of a frame whose receiver is not known yet.
 const UNKNOWN: EthernetAddress = EthernetAddress([0; 6]);
+/// How long frames may lie in the link before the guest is taken to be paused.
+const PAUSED: Duration = Duration::from_millis(100);
 /// How many neighbours are remembered.
 const NEIGHBOURS: usize = 256;
 
@@ -44,6 +47,10 @@ pub(super) struct Guest {
     /// The one that spoke last: most often the one that speaks next.
     last: Option<(IpAddr, EthernetAddress)>,
     ident: u16,
+    /// Frames that the link has taken, those of them that the guest has, and when it last took any.
+    sent: u64,
+    taken: u64,
+    progress: Instant,
     /// What the guests' card takes, read once for each round.
     pub(super) features: Features,
 }
@@ -58,6 +65,9 @@ impl Guest {
             neighbours: HashMap::new(),
             last: None,
             ident: 0,
+            sent: 0,
+            taken: 0,
+            progress: Instant::now(),
             features,
         }
     }
@@ -67,20 +77,31 @@ impl Guest {
         self.backlog.is_empty()
     }
 
-    /// Whether the guest has left frames in the link: then its silence means nothing.
-    pub(super) fn is_stalled(&self) -> bool {
-        !self.backlog.is_empty() || self.port.link().pending().0 > 0
+    /// Whether the guest has taken nothing from the link for a while: then its silence means nothing.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        let waiting = !self.backlog.is_empty() || self.port.link().pending().0 > 0;
+        waiting && now.saturating_duration_since(self.progress) > PAUSED
     }
 
     /// Sends what waits, as far as it goes, and looks at what the card takes now.
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self, now: Instant) {
         self.features = self.port.link().accepted();
+        let taken = self.sent - self.port.link().pending().0 as u64;
+        if taken > self.taken {
+            (self.taken, self.progress) = (taken, now);
+        }
         while let Some(packet) = self.backlog.pop_front() {
-            if let Err(packet) = self.port.send(packet) {
+            if let Err(packet) = self.put(packet) {
                 self.backlog.push_front(packet);
                 return;
             }
         }
+    }
+
+    fn put(&mut self, packet: Packet) -> Result<(), Packet> {
+        self.port.send(packet)?;
+        self.sent += 1;
+        Ok(())
     }
 
     /// Sends a frame, after those that wait. When too many do, it is lost, as on any wire.
@@ -92,7 +113,7 @@ impl Guest {
             if self.backlog.len() < BACKLOG {
                 self.backlog.push_back(packet);
             }
-        } else if let Err(packet) = self.port.send(packet) {
+        } else if let Err(packet) = self.put(packet) {
             self.backlog.push_back(packet);
         }
     }

@@ -191,7 +191,7 @@ impl Tcp {
 
     /// Wakes connections whose time has come.
     pub(super) fn on_time(&mut self, net: &mut Net) {
-        let stalled = net.guest.is_stalled();
+        let stalled = net.guest.is_stalled(net.now);
         while let Some(index) = self.table.due(net.now) {
             let Some((key, flow)) = self.table.get(index) else { continue };
             if flow.deadline() > net.now {
