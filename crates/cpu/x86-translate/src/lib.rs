@@ -22,13 +22,14 @@
 //! 2. **What is copied is encoded anew** (`block`, `Writer::plan`), from what the decoder understood and nothing
 //!    else: a prefix that means nothing to the guest's processor is not there for the host's to understand otherwise.
 //!    Lock prefixes stay, on memory operands alone.
-//! 3. **Every memory operand becomes `[r10 + ...]` behind a check** (`Writer::access`, `access_in_group`). The guest's
+//! 3. **Every memory operand becomes `[r10 + ...]` behind a check** (`Writer::access`, `access_in_group`): `r10` has the
+//!    place in the host's memory, or what leads from the guest's address, in its own base register, to the host's. The guest's
 //!    linear address, of 64 bits, with address size and segment base as the guest's processor has them, is compared
 //!    with the tag of a TLB entry. The comparison fails unless all bytes lie in the tagged page: an access at the page's
 //!    end, a non-canonical address and an address of the monitor's own are all just different from the tag. The
 //!    members of a group use one register that keeps its value (or whose moves are counted), and lie between the
 //!    ends that were checked. The host's instruction has no segment, so what is checked is what is accessed.
-//! 4. **The TLB holds pages of RAM alone** (`translator::access`, [`posada_memory::GuestRam::host_address`]). Each entry
+//! 4. **The TLB holds pages of RAM alone** (`Machine::know_page`, [`posada_memory::GuestRam::host_address`]). Each entry
 //!    comes from the interpreter's walk of the page tables, for the view in force, and a page of RAM is whole or not
 //!    there. An entry for writes is not made for a page that holds translated code, and is dropped when it comes to
 //!    hold some: so stores to code are the interpreter's, and seen.
@@ -36,10 +37,14 @@
 //!    table of linear addresses that the dispatcher fills, of the very mode (view, vectors, x87) that runs; a guest's
 //!    return address or function pointer is only ever compared with it. When code is forgotten, so is every way to
 //!    it, while no translated code runs.
-//! 6. **The stack pointer of the host is never the guest's** (`registers`): that is in `r15`. `rsp` is used by the
-//!    routines of `entry` alone. Pushes, pops, calls and returns are memory operands like any other.
-//! 7. **The context is reached through `gs`**, with constant offsets, or with an index that was masked to the table's
-//!    size. No copied instruction has a segment prefix, and `fs` and `gs` bases are never the guest's.
+//! 6. **The stack pointer of the host is never the guest's** (`registers`): that is in `r15`. While translated code runs
+//!    `rsp` is the context's address and nothing else, with room below for calls of the translator's own and for signals;
+//!    the routines of `entry` go back to the host's stack. Pushes, pops, calls and returns are memory operands like
+//!    any other; the page that the stack was in last (`context::StackPage`) is known by a tag as those of the TLB are,
+//!    and forgotten whenever anything of the TLB is.
+//! 7. **The context is reached through `rsp`**, with constant offsets, or with an index that was cut to the table's
+//!    size; by the routines, through `gs`. No copied instruction has a segment prefix, and `fs` and `gs` bases are never
+//!    the guest's.
 //! 8. **No address is both writable and executable** (`memory`): code is written through a second mapping.
 //! 9. **What may raise an exception on the host is recovered from or kept out.** Accesses are checked, alignment
 //!    included where the form demands it; divisions and unmasked SSE exceptions have a recovery at their very
