@@ -111,7 +111,7 @@ fn command(posada: &Path, runner: &str, kernel: &Path) -> Command {
 }
 
 fn run_guest(mut command: Command) -> anyhow::Result<Times> {
-    let output = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
+    let output = command.output().with_context(|| format!("starting {}", command.get_program().display()))?;
     let times = parse(&String::from_utf8_lossy(&output.stdout));
     if !times.contains_key("done") {
         bail!("the guest did not end: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -107,9 +107,10 @@ pub(crate) fn find_stack(view: u8, write: bool, routine: i32) -> Vec<u8> {
     const PAGE: i32 = 4096;
     const NUMBER: i32 = 4;
     let (stack, table) = (Context::stack_offset(view), Context::tlb_offset(view));
-    let (tag, tags) = match write {
-        true => (stack + StackPage::WRITE, table + tlb::WRITE),
-        false => (stack + StackPage::READ, table + tlb::READ),
+    let (tag, tags) = if write {
+        (stack + StackPage::WRITE, table + tlb::WRITE)
+    } else {
+        (stack + StackPage::READ, table + tlb::READ)
     };
     let mut asm = Asm::new(0);
     asm.pop_context(offset::STUB_NUMBER);

@@ -304,10 +304,18 @@ impl Plan {
         let register = i.op_register(operand);
         let number = registers::number(register).ok_or(ForInterpreter)?;
         let others = (0..i.op_count()).filter(|n| *n != operand && i.op_kind(*n) == OpKind::Register).count();
-        use Mnemonic as M;
         let alone = matches!(
             i.mnemonic(),
-            M::Mov | M::Cmp | M::Test | M::Add | M::Adc | M::Sub | M::Sbb | M::And | M::Or | M::Xor
+            Mnemonic::Mov
+                | Mnemonic::Cmp
+                | Mnemonic::Test
+                | Mnemonic::Add
+                | Mnemonic::Adc
+                | Mnemonic::Sub
+                | Mnemonic::Sbb
+                | Mnemonic::And
+                | Mnemonic::Or
+                | Mnemonic::Xor
         );
         if others > 0 || !alone {
             return Err(ForInterpreter);
