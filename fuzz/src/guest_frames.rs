@@ -94,7 +94,7 @@ fn offload(input: &mut Input<'_>) -> Offload {
             size: input.u16(),
             header_len: input.u16(),
         }),
-        checked: what & 12 != 0,
+        checked: what & 0xc != 0,
     }
 }
 

@@ -38,7 +38,7 @@ const TIMES: u64 = 100;
 
 /// Periods of the interval timer that the time stamp counter is held to: two milliseconds, so that on a busy host some
 /// are not disturbed.
-const PERIODS: u64 = 2386;
+const PERIODS: u16 = 2386;
 
 /// How often. The least counts: the end may be seen late, and never early.
 const CALIBRATIONS: u64 = 100;
@@ -95,7 +95,7 @@ fn time_stamp() -> u64 {
 fn calibrate() -> u64 {
     const GATE: u8 = 1;
     const OUTPUT: u8 = 1 << 5;
-    let [low, high] = (PERIODS as u16).to_le_bytes();
+    let [low, high] = PERIODS.to_le_bytes();
     // The gate is open before the count is there: it starts with the last byte.
     write_port(0x61, read_port(0x61) & !3 | GATE);
     write_port(0x43, 0xb0);

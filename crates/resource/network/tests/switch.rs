@@ -67,7 +67,9 @@ fn settle(sender: &Link, from: u8, cards: &[&Link]) {
         }
     }
     std::thread::sleep(Duration::from_millis(50));
-    cards.iter().for_each(|card| while card.receive().is_some() {});
+    for card in cards {
+        while card.receive().is_some() {}
+    }
 }
 
 #[test]
