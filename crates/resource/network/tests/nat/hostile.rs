@@ -102,7 +102,7 @@ fn cut_bent_and_random_frames_do_no_harm() {
         let mut bytes = frames[round % 2].clone();
         match random() % 3 {
             0 => bytes.truncate(random() % bytes.len()),
-            1 => (0..1 + random() % 4).for_each(|_| {
+            1 => (0..=(random() % 4)).for_each(|_| {
                 let place = random() % bytes.len();
                 bytes[place] = random() as u8;
             }),

@@ -27,7 +27,9 @@ pub(crate) fn server(
                 thread::spawn(move || serve(stream))
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
     (port, thread)
 }
