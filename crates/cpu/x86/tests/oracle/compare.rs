@@ -210,7 +210,7 @@ fn ignored_memory(case: &Case) -> Vec<(u64, u64)> {
 }
 
 /// The linear address of the instruction's explicit memory operand.
-fn operand_address(case: &Case) -> Option<u64> {
+pub fn operand_address(case: &Case) -> Option<u64> {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&case.instruction);
     let used = info.used_memory().first()?;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use iced_x86::Mnemonic;
 
-use super::compare::Difference;
+use super::compare::{Difference, operand_address};
 use super::{Case, End, Outcome, STACK};
 
 /// The engine keeps the x87 unit's opcode and pointers after each instruction, not only for exceptions.
@@ -15,6 +15,18 @@ fn is_pointer(difference: &Difference) -> bool {
     const POINTERS: std::ops::Range<u64> = STACK.start + 0x2c..STACK.start + 0x3c;
     let address = difference.what.strip_prefix("memory 0x").and_then(|hex| u64::from_str_radix(hex, 16).ok());
     address.is_some_and(|address| POINTERS.contains(&address))
+}
+
+/// Whether the memory operand goes on behind the last address that its registers can name.
+fn wraps(case: &Case) -> bool {
+    let i = &case.instruction;
+    let sizes = [i.memory_base(), i.memory_index()].map(iced_x86::Register::size);
+    let last = match sizes.into_iter().max() {
+        Some(2) => 0xffff,
+        Some(8) => return false,
+        _ => 0xffff_ffff,
+    };
+    operand_address(case).is_some_and(|address| (address & last) + i.memory_size().size() as u64 - 1 > last)
 }
 
 /// Why this case may differ in this way.
@@ -50,6 +62,13 @@ pub fn reason(case: &Case, native: &Outcome, differences: &[Difference]) -> Opti
         }
         M::Fld | M::Fstp | M::Fbld | M::Fbstp if faults && only("end") && i.memory_size().size() == 10 => {
             Some("ten bytes are two accesses, the first of which may fault in its own way")
+        }
+        M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq
+            if faults && only("end") && wraps(case) =>
+        {
+            Some(
+                "some processors go on at 0 behind the last address that an instruction can name, and some go on",
+            )
         }
         M::Maskmovdqu if faults && only("end") => Some("sixteen bytes are two accesses here"),
         M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq if faults && only("end") => {
