@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use posada_image::session::Session;
-use posada_image::{Images, Initramfs, Progress};
+use posada_image::{Image, Images, Initramfs, Progress};
 
 use super::console::MARK;
 use super::workload::Workload;
@@ -31,6 +31,8 @@ pub(crate) struct Guest {
     pub(crate) append: String,
     /// The processor model, by its x86-64 psABI level.
     pub(crate) cpu: String,
+    /// Guest memory, in bytes.
+    pub(crate) memory: u64,
     /// The image and its version, for people.
     pub(crate) title: String,
 }
@@ -44,9 +46,25 @@ impl Guest {
         progress: &mut dyn Progress,
     ) -> anyhow::Result<Self> {
         let image = Images::open()?.get("debian", progress)?;
+        let steps = workloads.iter().map(|workload| (workload.name, workload.script));
+        Self::of(&image, folder, &script(steps), |_| Ok(()))
+    }
+
+    /// A guest of this image whose login shell runs a script, and which has whatever `more` puts into its initramfs.
+    pub(crate) fn of(
+        image: &Image,
+        folder: &Path,
+        script: &str,
+        more: impl FnOnce(&mut Initramfs<&mut Vec<u8>>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let session = Session::shell();
         let mut initrd = image.initrd(&session)?;
-        append_file(&mut initrd, "root/.profile", script(workloads).as_bytes())?;
+        // Linux unpacks archives one after another; later files win.
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        let mut archive = Initramfs::new(&mut initrd);
+        archive.file("root/.profile", 0o644, script.as_bytes())?;
+        more(&mut archive)?;
+        archive.finish()?;
         let path = folder.join("initrd");
         fs::write(&path, initrd).with_context(|| format!("writing {}", path.display()))?;
         Ok(Self {
@@ -55,32 +73,24 @@ impl Guest {
             initrd: path,
             append: format!("{} {APPEND}", image.append(&session)),
             cpu: LEVEL.to_owned(),
-            title: format!("Linux {} with {}", image.version(), tools(&image)),
+            memory: MEMORY,
+            title: format!("Linux {} with {}", image.version(), tools(image)),
         })
     }
 }
 
 /// The packages besides the kernel.
-fn tools(image: &posada_image::Image) -> String {
+fn tools(image: &Image) -> String {
     let packages = image.packages().iter().filter(|package| !package.name.starts_with("linux-"));
     let names: Vec<_> = packages.map(|package| format!("{} {}", package.name, package.version)).collect();
     names.join(", ")
 }
 
-/// Appends an archive with one file. Linux unpacks archives one after another; later files win.
-fn append_file(initrd: &mut Vec<u8>, path: &str, contents: &[u8]) -> anyhow::Result<()> {
-    initrd.resize(initrd.len().next_multiple_of(4), 0);
-    let mut archive = Initramfs::new(initrd);
-    archive.file(path, 0o644, contents)?;
-    archive.finish()?;
-    Ok(())
-}
-
-/// What the login shell reads first.
-fn script(workloads: &[&Workload]) -> String {
+/// What the login shell reads first: names of workloads, and their commands.
+pub(crate) fn script<'a>(workloads: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     use std::fmt::Write as _;
     let mut script = format!("echo '{MARK} shell'\nmkdir -p /tmp/bench && cd /tmp/bench\n");
-    for Workload { name, script: commands, .. } in workloads {
+    for (name, commands) in workloads {
         let _ = write!(
             script,
             "echo '{MARK} begin {name}'\nresult=$({commands})\necho \"{MARK} end {name} $result\"\n"

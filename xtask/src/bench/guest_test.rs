@@ -10,7 +10,7 @@ const WORKLOADS: &[Workload] = &[
 
 #[test]
 fn the_guests_script_marks_each_workload_and_tells_its_result() {
-    let script = script(&WORKLOADS.iter().collect::<Vec<_>>())
+    let script = script(WORKLOADS.iter().map(|workload| (workload.name, workload.script)))
         .replace("/tmp/bench", ".")
         .replace("sleep 3600", "true");
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();
@@ -21,12 +21,4 @@ fn the_guests_script_marks_each_workload_and_tells_its_result() {
     let expected =
         [Event::Shell, begin("echo"), end("echo", "17"), begin("pipe"), end("pipe", "a"), Event::Done];
     assert_eq!(events, expected);
-}
-
-#[test]
-fn an_appended_archive_is_newc_and_aligned() {
-    let mut initrd = vec![0; 8];
-    append_file(&mut initrd, "root/.profile", b"echo").unwrap();
-    assert_eq!(&initrd[8..14], b"070701");
-    assert_eq!(initrd.len() % 4, 0);
 }

@@ -172,7 +172,7 @@ pub(crate) fn measure_partly(
 }
 
 /// A process that ends with its owner.
-struct Reaped(Child);
+pub(crate) struct Reaped(pub(crate) Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
@@ -221,7 +221,7 @@ fn pseudoterminal() -> io::Result<(fs::File, std::os::fd::OwnedFd)> {
 }
 
 /// The processor time that a process has used, all threads together (proc(5), `stat`, fields 14 and 15).
-fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is a name that may hold anything, in parentheses.
     let (_, fields) = stat.rsplit_once(')').context("no name")?;

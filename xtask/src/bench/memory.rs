@@ -11,6 +11,9 @@ const SLACK: u64 = 64 << 20;
 /// How much smaller: a PC has no RAM where its display's memory is.
 const HOLES: u64 = 1 << 20;
 
+/// The file in memory that Posada's translator has its code in, mapped twice: to write and to execute.
+const CODE: &str = "/memfd:posada-code";
+
 /// One mapping of /proc/PID/smaps (proc(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Mapping {
@@ -18,6 +21,8 @@ struct Mapping {
     resident: u64,
     /// Anonymous, writable and not executable: what RAM is.
     data: bool,
+    /// Of a file in memory with this name, as Posada keeps translated code in; or writable and executable, as QEMU's is.
+    code: bool,
 }
 
 /// The resident bytes of a process besides guest RAM of this size: its program, its libraries, its heap, its code cache.
@@ -26,6 +31,15 @@ pub(crate) fn own(pid: u32, ram: u64) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/smaps");
     let smaps = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let mappings = parse(&smaps);
+    own_of(&mappings, ram)
+        .with_context(|| format!("no mapping in {path} looks like {} MiB of guest RAM", ram >> 20))
+}
+
+/// The same without translated code.
+pub(crate) fn own_without_code(pid: u32, ram: u64) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/smaps");
+    let mut mappings = parse(&fs::read_to_string(&path).with_context(|| format!("reading {path}"))?);
+    mappings.retain(|mapping| !mapping.code);
     own_of(&mappings, ram)
         .with_context(|| format!("no mapping in {path} looks like {} MiB of guest RAM", ram >> 20))
 }
@@ -65,7 +79,8 @@ fn parse_head(line: &str) -> Option<Mapping> {
     let permissions = fields.next()?;
     let inode = fields.nth(2)?;
     let data = permissions.starts_with("rw-") && inode == "0";
-    Some(Mapping { bytes: to.checked_sub(from)?, resident: 0, data })
+    let code = permissions.starts_with("rwx") || fields.next().is_some_and(|name| name == CODE);
+    Some(Mapping { bytes: to.checked_sub(from)?, resident: 0, data, code })
 }
 
 #[cfg(test)]

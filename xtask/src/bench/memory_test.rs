@@ -26,6 +26,15 @@ fn everything_but_guest_ram_is_the_monitors_own() {
 }
 
 #[test]
+fn translated_code_can_be_left_out() {
+    let posada =
+        "7f21c8000000-7f21d8000000 r-xs 00000000 00:01 102990    /memfd:posada-code (deleted)\nRss: 8 kB\n";
+    let mut mappings = parse(&format!("{SMAPS}{posada}"));
+    mappings.retain(|mapping| !mapping.code);
+    assert_eq!(own_of(&mappings, 512 << 20), Some((512 + 100) << 10));
+}
+
+#[test]
 fn what_shares_a_mapping_with_guest_ram_counts_in_full() {
     assert_eq!(own_of(&parse(SMAPS), 510 << 20), Some((2048 + 512 + 20480 + 100) << 10));
 }

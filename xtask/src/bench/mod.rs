@@ -5,6 +5,7 @@
 //! | `score` | the scoreboard: small tests and whole programs, against native |
 //! | `comparison` | instructions a second, boot and memory, against other monitors |
 //! | `nano` | single operations of a virtual processor |
+//! | `machine` | disks, networks, and a whole Debian |
 //! | `workload` | what the comparison carries out in the guest |
 //! | `guest` | the files that every monitor boots |
 //! | `console` | the marks on the guest's console |
@@ -20,6 +21,7 @@ mod comparison;
 mod console;
 mod count;
 mod guest;
+mod machine;
 mod measure;
 mod memory;
 mod monitor;
@@ -64,6 +66,10 @@ pub(crate) struct Options {
     /// Only the nanobenchmarks: single operations that an engine has to do something about
     #[arg(long, conflicts_with_all = ["row", "workload"])]
     nano: bool,
+
+    /// Only the machine: disks, networks, a whole Debian, many guests at once
+    #[arg(long, conflicts_with_all = ["row", "workload", "nano"])]
+    machine: bool,
 
     /// The guest's processor on the scoreboard: x86-64-v2 or x86-64-v3 [default: the best that the translator has]
     #[arg(long, value_name = "MODEL")]
@@ -134,7 +140,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         agreed &= results.agreed;
         if options.save { save(&results) } else { Ok(()) }
     };
-    let all = options.row.is_empty() && options.workload.is_empty() && !options.nano;
+    let all = options.row.is_empty() && options.workload.is_empty() && !options.nano && !options.machine;
     if all || !options.row.is_empty() {
         keep(score::run(options)?)?;
     }
@@ -143,6 +149,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if all || options.nano {
         keep(nano::run(options)?)?;
+    }
+    if all || options.machine {
+        keep(machine::run(options)?)?;
     }
     ensure!(agreed, "they do not agree on what the guest computes");
     Ok(())

@@ -5,12 +5,23 @@ pub(super) mod posada;
 mod qemu;
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
 use super::guest::Guest;
 use super::measure::Launch;
+
+/// An image file that a guest has for a disk, in the host's page cache.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    /// `raw` or `qcow2`.
+    pub(crate) format: &'static str,
+    /// Whether what the guest writes is thrown away.
+    pub(crate) snapshot: bool,
+}
 
 /// Something that boots a [`Guest`].
 pub(crate) trait Monitor {
@@ -28,9 +39,15 @@ pub(crate) trait Monitor {
         true
     }
 
-    /// How to start it with this guest: with [`guest::MEMORY`](super::guest::MEMORY) bytes of memory, one processor
-    /// with the features of [`Guest::cpu`], the console on the first serial port, and a second serial port.
+    /// How to start it with this guest: with [`Guest::memory`] bytes of memory, one processor with the features of
+    /// [`Guest::cpu`], the console on the first serial port, and a second serial port.
     fn launch(&self, guest: &Guest) -> anyhow::Result<Launch>;
+
+    /// What else to say on its command line for these disks, as virtio block devices in this order, and for a virtio
+    /// network card on a network in user mode; none if it has no such devices.
+    fn devices(&self, _disks: &[Disk]) -> Option<Vec<String>> {
+        None
+    }
 }
 
 /// All of them, Posada first: others are compared with it.

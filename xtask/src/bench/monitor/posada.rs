@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use super::super::guest::{Guest, LEVEL, MEMORY};
+use super::super::guest::{Guest, LEVEL};
 use super::super::measure::{Console, Launch, tethered};
-use super::{Monitor, line_of};
+use super::{Disk, Monitor, line_of};
 
 /// What the command says of a kernel that is empty. It looks at the engine and at the model first.
 const NO_KERNEL: &str = "no kernel";
@@ -52,13 +52,22 @@ impl Monitor for Posada {
         let mut command = tethered(&self.program);
         command
             .args(["run", "--engine", self.engine, "--cpu", &guest.cpu, "--cpus", "1"])
-            .args(["--memory", &format!("{}M", MEMORY >> 20)])
+            .args(["--memory", &format!("{}M", guest.memory >> 20)])
             .arg("--kernel")
             .arg(&guest.kernel)
             .arg("--initrd")
             .arg(&guest.initrd)
             .args(["--append", &guest.append]);
-        Ok(Launch { command, console: Console::Stdout, terminal: false, memory: Some(MEMORY) })
+        Ok(Launch { command, console: Console::Stdout, terminal: false, memory: Some(guest.memory) })
+    }
+
+    fn devices(&self, disks: &[Disk]) -> Option<Vec<String>> {
+        let mut words: Vec<_> = ["--net", "user"].map(str::to_owned).into();
+        for Disk { path, format, snapshot } in disks {
+            let snapshot = if *snapshot { ",snapshot" } else { "" };
+            words.extend(["--disk".to_owned(), format!("{},format={format}{snapshot}", path.display())]);
+        }
+        Some(words)
     }
 }
 

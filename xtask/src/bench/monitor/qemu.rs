@@ -1,8 +1,8 @@
 //! QEMU with its translator, the Tiny Code Generator.
 
-use super::super::guest::{Guest, LEVEL, MEMORY};
+use super::super::guest::{Guest, LEVEL};
 use super::super::measure::{Console, Launch, tethered};
-use super::{Monitor, line_of};
+use super::{Disk, Monitor, line_of};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -35,7 +35,7 @@ impl Monitor for Qemu {
         let mut command = tethered(PROGRAM);
         command
             .args(["-accel", "tcg", "-machine", "pc", "-cpu", cpu, "-smp", "1"])
-            .args(["-m", &format!("{}M", MEMORY >> 20)])
+            .args(["-m", &format!("{}M", guest.memory >> 20)])
             .args([
                 "-nodefaults",
                 "-no-user-config",
@@ -51,6 +51,21 @@ impl Monitor for Qemu {
             .arg("-initrd")
             .arg(&guest.initrd)
             .args(["-append", &guest.append]);
-        Ok(Launch { command, console: Console::Stdout, terminal: false, memory: Some(MEMORY) })
+        Ok(Launch { command, console: Console::Stdout, terminal: false, memory: Some(guest.memory) })
+    }
+
+    fn devices(&self, disks: &[Disk]) -> Option<Vec<String>> {
+        let mut words: Vec<_> =
+            ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"].map(str::to_owned).into();
+        for (index, Disk { path, format, snapshot }) in disks.iter().enumerate() {
+            let (file, snapshot) = (path.display(), if *snapshot { "on" } else { "off" });
+            words.extend(["-object".to_owned(), format!("iothread,id=thread{index}"), "-drive".to_owned()]);
+            words.push(format!(
+                "if=none,id=disk{index},file={file},format={format},snapshot={snapshot},cache=writeback,aio=threads"
+            ));
+            words.push("-device".to_owned());
+            words.push(format!("virtio-blk-pci,drive=disk{index},iothread=thread{index}"));
+        }
+        Some(words)
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use posada_image::{Images, Initramfs};
 
-use super::super::guest::{APPEND, Guest, LEVEL};
+use super::super::guest::{APPEND, Guest, LEVEL, MEMORY};
 use super::super::progress::Progress;
 use super::programs;
 use super::row::{Group, Row};
@@ -61,6 +61,7 @@ impl Files {
             // Programs keep their own errors from a console that is timed; the kernel its own news.
             append: format!("console=ttyS0 panic=-1 cryptomgr.notests {APPEND}"),
             cpu: LEVEL.to_owned(),
+            memory: MEMORY,
             title,
         };
         let rows = rows.iter().map(|row| row.name).collect::<Vec<_>>().join(",");
