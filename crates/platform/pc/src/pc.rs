@@ -372,6 +372,12 @@ impl Pc {
         Ok(())
     }
 
+    /// Ends all that devices still do for the guest: what is written to its disks is so when this returns. The guest
+    /// cannot go on afterwards.
+    pub fn stop_devices(&mut self) {
+        self.board.pci.reset();
+    }
+
     /// Runs the guest until something ends the run. A machine that was [stopped](Handle::stop) goes on where it
     /// was if this is called again.
     pub fn run(&mut self) -> Result<Outcome, Error> {
