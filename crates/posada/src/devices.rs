@@ -180,7 +180,7 @@ impl Beside {
                 .is_ok()
         };
         // All of them, whatever happens to one.
-        self.disks.iter().fold(true, |good, disk| close(disk) && good)
+        self.disks.iter().filter(|disk| !close(disk)).count() == 0
     }
 }
 

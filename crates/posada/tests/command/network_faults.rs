@@ -122,7 +122,7 @@ exec 3< doomed; read first <&3; echo $first; read line; read second <&3; echo "$
 cat doomed 2>/dev/null || echo gone
 echo new > doomed; cat doomed
 read line; cat inside/secret inside/own 2>/dev/null || echo nothing
-cd /; umount /mnt; echo unmounted
+exec 3<&-; cd /; umount /mnt; echo unmounted
 "#;
 
 #[test]
