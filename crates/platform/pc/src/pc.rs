@@ -466,7 +466,9 @@ fn start_threads<'scope>(
 fn keep_looking(board: &Board, sampled: &[Arc<Activity>]) {
     while !board.control.is_pending() {
         thread::sleep(SAMPLES_APART);
-        sampled.iter().for_each(|activity| activity.look());
+        for activity in sampled {
+            activity.look();
+        }
     }
 }
 
