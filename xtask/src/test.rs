@@ -21,6 +21,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         ("ip", "iproute2"),
         ("unshare", "util-linux"),
         ("qemu-img", "qemu-utils"),
+        // Not on everybody's search path.
+        ("/usr/sbin/e2fsck", "e2fsprogs"),
     ])?;
     step("formatting", &["fmt", "--all", "--check"])?;
     step("lints", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;

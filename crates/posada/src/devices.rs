@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use posada_network::limit::Rates;
@@ -10,7 +11,7 @@ use posada_network::nat::{self, Nat};
 use posada_network::switch::{self, Switch};
 use posada_network::tap::Tap;
 use posada_pc::PcBuilder;
-use posada_storage::Format;
+use posada_storage::{Disk, Format};
 use posada_virtio::balloon::Balloon;
 use posada_virtio::entropy::Entropy;
 use posada_virtio::share::Share;
@@ -160,7 +161,28 @@ impl FromStr for ShareSpec {
 
 /// What runs beside the machine for its devices, and ends when this is dropped.
 #[derive(Default)]
-pub(crate) struct Beside(Vec<Box<dyn Send>>);
+pub(crate) struct Beside {
+    others: Vec<Box<dyn Send>>,
+    disks: Vec<Arc<dyn Disk>>,
+}
+
+impl Beside {
+    /// Keeps a disk until the end, to [close](Self::close_disks) it.
+    pub(crate) fn keep(&mut self, disk: &Arc<dyn Disk>) {
+        self.disks.push(Arc::clone(disk));
+    }
+
+    /// Brings what the guest has written and not flushed to the files. Says what went wrong, and whether nothing did.
+    pub(crate) fn close_disks(&self) -> bool {
+        let close = |disk: &Arc<dyn Disk>| {
+            posada_storage::close(&**disk)
+                .inspect_err(|error| eprintln!("posada: what the guest wrote last may be lost: {error}"))
+                .is_ok()
+        };
+        // All of them, whatever happens to one.
+        self.disks.iter().filter(|disk| !close(disk)).count() == 0
+    }
+}
 
 /// The card's end of the network that is asked for, and what runs at the other.
 fn network(arguments: &Run) -> Result<Option<(Link, Box<dyn Send>)>> {
@@ -194,8 +216,7 @@ impl Drop for Removed {
 }
 
 /// Plugs in what the command line asks for.
-pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder, Beside)> {
-    let mut beside = Beside::default();
+pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run, beside: &mut Beside) -> Result<PcBuilder> {
     for (index, spec) in arguments.disk.iter().enumerate() {
         let options = posada_storage::Options {
             format: spec.format,
@@ -204,12 +225,13 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder
         };
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
+        beside.keep(&disk);
         builder = builder.disk(disk, format!("posada-{index}"));
     }
     if let Some((card, network)) = network(arguments)? {
         let address = arguments.net.address.map_or_else(random_address, Ok)?;
         builder = builder.network(card, address);
-        beside.0.push(network);
+        beside.others.push(network);
     }
     builder = builder.device(Entropy).device(Balloon::new());
     for spec in &arguments.share {
@@ -221,9 +243,9 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder
         let vsock = Vsock::new(GUEST_CONTEXT, path)
             .with_context(|| format!("making the socket {} (does another guest use it?)", path.display()))?;
         builder = builder.device(vsock);
-        beside.0.push(Box::new(Removed(path.clone())));
+        beside.others.push(Box::new(Removed(path.clone())));
     }
-    Ok((builder, beside))
+    Ok(builder)
 }
 
 #[cfg(test)]

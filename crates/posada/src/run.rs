@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use crate::arguments::Run;
+use crate::devices::Beside;
 use crate::guest::takes_terminal;
 use crate::keys::{Action, HELP, Keys};
 use crate::terminal::{self, Raw};
@@ -30,6 +31,13 @@ struct Ending {
 }
 
 pub(crate) fn run(arguments: &Run) -> Result<u8> {
+    let mut closed = true;
+    let status = run_guest(arguments, &mut closed)?;
+    Ok(if closed || status != status::DONE { status } else { status::CANNOT_RUN })
+}
+
+/// Runs the guest, and notes in `closed` whether all that it wrote to its disks is there.
+fn run_guest(arguments: &Run, closed: &mut bool) -> Result<u8> {
     trace::start(&arguments.trace);
     let session = guest::session(arguments);
     let guest = guest::choose(arguments, session.as_ref())?;
@@ -53,11 +61,12 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
         });
 
     let has_system = guest.disk.is_some();
+    let mut beside = Beside::default();
     if let Some(disk) = guest.disk {
+        beside.keep(&disk);
         builder = builder.disk(disk, "posada");
     }
-    let (plugged, beside) = devices::plug(builder, arguments)?;
-    builder = plugged;
+    builder = devices::plug(builder, arguments, &mut beside)?;
 
     // The relay needs the machine's handle, and the machine the relay's writer.
     let late: Arc<Mutex<Option<Handle>>> = Arc::default();
@@ -98,6 +107,8 @@ pub(crate) fn run(arguments: &Run) -> Result<u8> {
     let began = Instant::now();
     let outcome = pc.run();
     let took = began.elapsed();
+    pc.stop_devices();
+    *closed = beside.close_disks();
     drop(beside);
     let signal = ending.signal.load(Ordering::Acquire);
     let quit = ending.quit.load(Ordering::Acquire);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use posada_boot::{Kernel, Source};
 use posada_image::{Machine, Task};
@@ -27,11 +28,13 @@ impl Machine for Workshop {
             .on_reset(OnReset::Exit)
             .serial(Port::Com1, console)
             .serial(Port::Com2, report)
-            .disk(disk, "build")
+            .disk(Arc::clone(&disk), "build")
             .build()
             .map_err(io::Error::other)?;
-        match pc.run().map_err(io::Error::other)? {
-            Outcome::PoweredOff => Ok(()),
+        let outcome = pc.run().map_err(io::Error::other)?;
+        pc.stop_devices();
+        match outcome {
+            Outcome::PoweredOff => posada_storage::close(&*disk).map_err(io::Error::other),
             outcome => Err(io::Error::other(outcome.to_string())),
         }
     }

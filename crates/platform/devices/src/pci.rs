@@ -15,6 +15,7 @@ mod msix;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use bus::{Address, PciBus, PciBusState};
 pub use config::{Bar, BarKind, ConfigSpace, ConfigSpaceState, Identity};
@@ -72,6 +73,11 @@ pub trait PciFunction: Send {
     fn doorbell(&self, bar: usize) -> Option<(Range<u64>, Doorbell)> {
         let _ = bar;
         None
+    }
+
+    /// Waits until it has done what it was told of before, but not past `deadline`. The default has nothing left to do.
+    fn settle(&mut self, deadline: Instant) {
+        let _ = deadline;
     }
 
     /// The machine's reset. The default resets the configuration space.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, Scope};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use posada_boot::{Kernel, MemoryMap};
 use posada_memory::GuestRam;
@@ -289,6 +289,9 @@ impl PcBuilder {
     }
 }
 
+/// How long devices may take for what they are at when a run ends.
+const PATIENCE_WITH_DEVICES: Duration = Duration::from_secs(1);
+
 /// The host's memory in bytes, swap space included.
 fn host_memory() -> u64 {
     let info = rustix::system::sysinfo();
@@ -370,6 +373,13 @@ impl Pc {
             vcpu.set_state(state).map_err(|cause| Error::Engine { cpu, cause })?;
         }
         Ok(())
+    }
+
+    /// Ends all that devices still do for the guest, once they have done what it had told them to (or a second has
+    /// passed): nothing is written to its disks any more when this returns. The guest cannot go on afterwards.
+    pub fn stop_devices(&mut self) {
+        self.board.pci.settle(Instant::now() + PATIENCE_WITH_DEVICES);
+        self.board.pci.reset();
     }
 
     /// Runs the guest until something ends the run. A machine that was [stopped](Handle::stop) goes on where it

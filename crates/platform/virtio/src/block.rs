@@ -1,11 +1,13 @@
 //! The block device (virtio 1.2 §5.2): a disk of `posada-storage`.
 //!
 //! Each queue has a thread of its own, which carries out one request after another; a guest with several processors
-//! has several. A request is done when the disk says so, and only a flush makes what was written before it permanent;
-//! a driver that does not know of flushes gets one with every write.
+//! has several. A request is done when the disk says so, and only a flush makes what was written before it permanent.
+//! A driver that does not know of flushes, or asks for a cache that writes through, gets one with every write.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use posada_storage::{Disk, SECTOR};
 
@@ -24,6 +26,11 @@ const MAX_SEGMENT_SECTORS: u32 = 1 << 22;
 const ID_LEN: usize = 20;
 /// How many requests are carried out before another queue's turn.
 const BATCH: usize = 32;
+/// Where the configuration says whether writes wait for a flush (§5.2.4).
+const WRITEBACK: usize = 32;
+/// How many different failures are told in how long a time. The same one is told once.
+const MAX_TOLD: usize = 4;
+const TOLD_FOR: Duration = Duration::from_mins(1);
 
 /// Feature bits (§5.2.3).
 mod feature {
@@ -33,6 +40,7 @@ mod feature {
     pub(super) const BLOCK_SIZE: u64 = 1 << 6;
     pub(super) const FLUSH: u64 = 1 << 9;
     pub(super) const TOPOLOGY: u64 = 1 << 10;
+    pub(super) const CACHE_MODE: u64 = 1 << 11;
     pub(super) const SEVERAL_QUEUES: u64 = 1 << 12;
     pub(super) const DISCARD: u64 = 1 << 13;
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
@@ -68,6 +76,39 @@ pub struct Block {
     disk: Arc<dyn Disk>,
     id: [u8; ID_LEN],
     queues: usize,
+    shared: Arc<Shared>,
+}
+
+/// What the device and the threads of its queues share.
+#[derive(Debug)]
+struct Shared {
+    /// Whether writes may wait for a flush; the driver chooses (§5.2.5.2).
+    writeback: AtomicBool,
+    failures: Mutex<Failures>,
+}
+
+/// Requests that the host's storage has failed, and what the host's user has been told of them.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    told: Vec<String>,
+    since: Option<Instant>,
+}
+
+impl Failures {
+    /// Counts a failure; whether it is one to tell of. A guest tries again, and often.
+    fn is_news(&mut self, message: &str, now: Instant) -> bool {
+        self.count += 1;
+        if self.since.is_none_or(|since| now.duration_since(since) >= TOLD_FOR) {
+            self.told.clear();
+            self.since = Some(now);
+        }
+        let news = self.told.len() < MAX_TOLD && self.told.iter().all(|told| told != message);
+        if news {
+            self.told.push(message.to_owned());
+        }
+        news
+    }
 }
 
 impl Block {
@@ -77,7 +118,8 @@ impl Block {
         for (to, from) in id.iter_mut().zip(serial.bytes()) {
             *to = from;
         }
-        Self { disk, id, queues: (cpus as usize).clamp(1, MAX_QUEUES) }
+        let shared = Shared { writeback: AtomicBool::new(true), failures: Mutex::default() };
+        Self { disk, id, queues: (cpus as usize).clamp(1, MAX_QUEUES), shared: Arc::new(shared) }
     }
 }
 
@@ -95,9 +137,9 @@ impl Device for Block {
 
     fn features(&self) -> u64 {
         use feature::{
-            BLOCK_SIZE, DISCARD, FLUSH, GEOMETRY, SEG_MAX, SEVERAL_QUEUES, TOPOLOGY, WRITE_ZEROES,
+            BLOCK_SIZE, CACHE_MODE, DISCARD, FLUSH, GEOMETRY, SEG_MAX, SEVERAL_QUEUES, TOPOLOGY, WRITE_ZEROES,
         };
-        let all = SEG_MAX | GEOMETRY | BLOCK_SIZE | FLUSH | TOPOLOGY | SEVERAL_QUEUES;
+        let all = SEG_MAX | GEOMETRY | BLOCK_SIZE | FLUSH | TOPOLOGY | CACHE_MODE | SEVERAL_QUEUES;
         if self.disk.is_read_only() { all | feature::READ_ONLY } else { all | DISCARD | WRITE_ZEROES }
     }
 
@@ -117,8 +159,7 @@ impl Device for Block {
         bytes.extend([in_sectors(limits.physical_block).max(1).ilog2() as u8, 0]);
         bytes.extend((in_sectors(limits.physical_block).max(1) as u16).to_le_bytes());
         bytes.extend(in_sectors(limits.optimal_io).to_le_bytes());
-        // Write-back, which the driver cannot change.
-        bytes.extend([1, 0]);
+        bytes.extend([self.shared.writeback.load(Ordering::Acquire).into(), 0]);
         bytes.extend((self.queues as u16).to_le_bytes());
         bytes.extend(MAX_SEGMENT_SECTORS.to_le_bytes());
         bytes.extend(MAX_SEGMENTS.to_le_bytes());
@@ -130,12 +171,21 @@ impl Device for Block {
         bytes
     }
 
+    fn write_configuration(&mut self, offset: usize, data: &[u8]) {
+        if offset == WRITEBACK
+            && let &[mode] = data
+        {
+            self.shared.writeback.store(mode != 0, Ordering::Release);
+        }
+    }
+
     fn services(&mut self, rings: &Arc<Rings>) -> io::Result<Vec<Service>> {
         let service = |queue| {
             let (disk, rings, id) = (Arc::clone(&self.disk), Arc::clone(rings), self.id);
+            let shared = Arc::clone(&self.shared);
             let make = move |_: Arc<Bell>| Server {
                 rings,
-                requests: Requests { disk, id, buffer: Vec::new(), failures: 0 },
+                requests: Requests { disk, id, buffer: Vec::new(), shared },
             };
             Service::new([queue], make)
         };
@@ -151,9 +201,17 @@ struct Server {
 
 impl Handler for Server {
     fn queue(&mut self, queue: usize) -> bool {
-        let write_through = self.rings.features() & feature::FLUSH == 0;
+        let features = self.rings.features();
+        let chosen = features & feature::CACHE_MODE != 0;
         let requests = &mut self.requests;
-        self.rings.serve(queue, BATCH, |chain| requests.carry_out(chain, write_through))
+        self.rings.serve(queue, BATCH, |chain| {
+            let writeback = !chosen || requests.shared.writeback.load(Ordering::Acquire);
+            requests.carry_out(chain, features & feature::FLUSH == 0 || !writeback);
+        })
+    }
+
+    fn reset(&mut self) {
+        self.requests.shared.writeback.store(true, Ordering::Release);
     }
 }
 
@@ -162,8 +220,7 @@ struct Requests {
     disk: Arc<dyn Disk>,
     id: [u8; ID_LEN],
     buffer: Vec<u8>,
-    /// How many requests the host's storage has failed.
-    failures: u64,
+    shared: Arc<Shared>,
 }
 
 impl Requests {
@@ -199,12 +256,12 @@ impl Requests {
     }
 
     /// What the host's storage says of a request. The guest is told that it failed; why, the host's user.
-    fn note(&mut self, result: posada_storage::Result<()>) -> Result<(), Status> {
+    fn note(&self, result: posada_storage::Result<()>) -> Result<(), Status> {
         result.map_err(|error| {
-            self.failures += 1;
-            // Not as many messages as a guest may try again.
-            if self.failures.is_power_of_two() {
-                tracing::warn!("a disk request of the guest failed ({} so far): {error}", self.failures);
+            let mut failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            let message = error.to_string();
+            if failures.is_news(&message, Instant::now()) {
+                tracing::warn!("a disk request of the guest failed ({} so far): {message}", failures.count);
             }
             Status::Failed
         })

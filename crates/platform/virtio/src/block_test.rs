@@ -136,6 +136,32 @@ fn a_driver_without_flushes_gets_one_with_every_write() {
 }
 
 #[test]
+fn a_driver_chooses_a_cache_that_writes_through_until_the_reset() {
+    let disk = Memory::new(8);
+    let mut driver = start(&disk);
+    let at = 0x1800 + WRITEBACK as u64;
+    let write = [header(1, 0), vec![9; 512]].concat();
+    driver.request(0, &write, 1);
+    assert_eq!((driver.read(at, 1), disk.flushes.load(Ordering::SeqCst)), (1, 0));
+    driver.write(at, 1, 0);
+    for kind in [write, [header(13, 0), segment(0, 1, 0)].concat()] {
+        assert_eq!(driver.request(0, &kind, 1), [0]);
+    }
+    assert_eq!((driver.read(at, 1), disk.flushes.load(Ordering::SeqCst)), (0, 2));
+    driver.write(0x14, 1, 0);
+    assert_eq!(driver.read(at, 1), 1);
+}
+
+#[test]
+fn a_failure_is_told_once_in_a_while_and_different_ones_are_bounded() {
+    let (mut failures, now) = (Failures::default(), Instant::now());
+    assert!(failures.is_news("full", now) && !failures.is_news("full", now));
+    assert_eq!((0..100).filter(|n| failures.is_news(&n.to_string(), now)).count(), MAX_TOLD - 1);
+    assert!(failures.is_news("full", now + TOLD_FOR));
+    assert_eq!(failures.count, 103);
+}
+
+#[test]
 fn ranges_are_discarded_and_zeroed() {
     let disk = Memory::new(8);
     let mut driver = start(&disk);

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use posada_devices::pci::{
     Bar, BarKind, CAPABILITY_MSIX, CAPABILITY_VENDOR, ConfigSpace, ConfigSpaceState, Doorbell, Identity,
@@ -325,6 +326,12 @@ impl PciFunction for VirtioPci {
 
     fn doorbell(&self, _bar: usize) -> Option<(Range<u64>, Doorbell)> {
         Some((NOTIFY, Arc::clone(&self.doorbell)))
+    }
+
+    fn settle(&mut self, deadline: Instant) {
+        for worker in &self.workers {
+            worker.finish(deadline);
+        }
     }
 
     fn reset(&mut self) {

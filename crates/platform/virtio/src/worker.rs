@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Registry, Token, Waker};
 
@@ -119,6 +120,16 @@ impl Worker {
         drop(self.handler.lock());
     }
 
+    /// Waits until the thread sleeps, with nothing left to do, but not past `deadline`.
+    pub(crate) fn finish(&self, deadline: Instant) {
+        const OFTEN: Duration = Duration::from_micros(200);
+        let bell = &self.bell;
+        let is_busy = || !bell.asleep.load(Ordering::SeqCst) || bell.queues.load(Ordering::SeqCst) != 0;
+        while is_busy() && Instant::now() < deadline {
+            thread::sleep(OFTEN);
+        }
+    }
+
     /// Resets the handler, when the thread has finished what it is at.
     pub(crate) fn reset(&self) {
         self.handler.lock().reset();
@@ -143,7 +154,7 @@ fn keep_serving(mut poll: Poll, bell: &Bell, handler: &HandlerCell) {
         // Asleep from before the last look at what is to be done, so that whoever adds to it knows to wake.
         bell.asleep.store(!more, Ordering::SeqCst);
         let busy = more || bell.queues.load(Ordering::SeqCst) != 0;
-        let patience = busy.then_some(std::time::Duration::ZERO);
+        let patience = busy.then_some(Duration::ZERO);
         if let Err(error) = poll.poll(&mut events, patience)
             && error.kind() != io::ErrorKind::Interrupted
         {

@@ -14,15 +14,7 @@ use posada_image::{Images, Silent};
 use posada_pc::{Engine, Outcome, PcBuilder, Port};
 use posada_virtio::console::Console as VirtioConsole;
 
-use crate::support::{Console, cache, run, told};
-
-/// Runs a script in the guest of a machine with these options, which is to succeed, and returns its output.
-fn script(options: &[&str], script: &str) -> String {
-    let arguments = [&["run", "debian"], options, &["--", "sh", "-ec", script]].concat();
-    let output = run(arguments, b"");
-    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    String::from_utf8(output.stdout).expect("the script writes text")
-}
+use crate::support::{Console, cache, run, script, told};
 
 #[test]
 fn what_a_guest_writes_to_a_disk_is_in_its_file() {

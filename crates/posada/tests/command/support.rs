@@ -52,6 +52,14 @@ pub(crate) fn told(output: &Output) -> String {
     )
 }
 
+/// Runs a script in the guest of a machine with these options, which is to succeed, and returns its output.
+pub(crate) fn script(options: &[&str], script: &str) -> String {
+    let arguments = [&["run", "debian"], options, &["--", "sh", "-ec", script]].concat();
+    let output = run(arguments, b"");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    String::from_utf8(output.stdout).expect("the script writes text")
+}
+
 /// A guest's console, typed at and read from.
 pub(crate) struct Console {
     child: Child,
@@ -65,13 +73,15 @@ pub(crate) struct Console {
 
 impl Console {
     pub(crate) fn open(arguments: &[&str]) -> Self {
-        let mut child = posada()
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the command starts");
+        let mut command = posada();
+        command.args(arguments);
+        Self::start(command)
+    }
+
+    /// Starts a command that runs a guest; its standard error goes where the command says.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the command starts");
         let (sender, output) = channel();
         let mut stdout = child.stdout.take().expect("it is piped");
         std::thread::spawn(move || {
@@ -103,6 +113,39 @@ impl Console {
                 Err(RecvTimeoutError::Disconnected) => panic!("ended before {text:?}; seen:\n{}", self.seen),
             }
         }
+    }
+
+    /// Waits for a whole line that begins with `text`, after what was waited for before, and returns the rest of it.
+    pub(crate) fn expect_line(&mut self, text: &str) -> String {
+        self.expect(text);
+        let from = self.passed;
+        self.expect("\n");
+        self.seen[from..self.passed].trim_end().to_owned()
+    }
+
+    /// Reads what there is for as long as this takes.
+    pub(crate) fn read_for(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while let Ok(bytes) = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    /// Kills the process, which cannot mind, and reads what it has still said.
+    pub(crate) fn kill(mut self) -> String {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it can be waited for");
+        while let Ok(bytes) = self.output.recv() {
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        std::mem::take(&mut self.seen)
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill starts");
+        assert!(sent.success());
     }
 
     pub(crate) fn send(&mut self, text: &str) {

@@ -4,7 +4,7 @@
 //!
 //! | module            | what it does                                                                              |
 //! |-------------------|-------------------------------------------------------------------------------------------|
-//! | `disk`, `open`    | [`Disk`]; from a file's name to one, with what lies beneath                               |
+//! | `disk`, `open`    | [`Disk`], [`close`]; from a file's name to one, with what lies beneath                    |
 //! | `format`          | [`Format`]: how a file shows its own                                                      |
 //! | `raw`             | byte for byte; sparse; block devices                                                      |
 //! | `qcow2`           | QEMU's `docs/interop/qcow2.txt`, versions 2 and 3                                         |
@@ -57,7 +57,7 @@ mod raw;
 pub use check::{Repair, Report, check};
 pub use convert::{Convert, convert};
 pub use create::{Backing, NewImage, create};
-pub use disk::{Disk, Extent, Limits, SECTOR};
+pub use disk::{Disk, Extent, Limits, SECTOR, close};
 pub use error::{Error, Result};
 pub use format::{Format, PROBE};
 pub use info::{BackingInfo, Info, Qcow2Info, SnapshotInfo, info};

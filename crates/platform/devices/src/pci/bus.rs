@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 /// Bit 31 of the configuration address: the data ports reach configuration space.
 const ENABLE: u32 = 1 << 31;
@@ -161,6 +162,13 @@ impl PciBus {
         self.config_address.store(state.config_address, Ordering::Relaxed);
         self.claim();
         Ok(())
+    }
+
+    /// Waits until every function has done what it was told of before, but not past `deadline`.
+    pub fn settle(&self, deadline: Instant) {
+        for slot in self.functions.values() {
+            lock(slot).settle(deadline);
+        }
     }
 
     /// The machine's reset, of the bus and of every function.

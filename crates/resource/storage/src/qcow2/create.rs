@@ -56,6 +56,8 @@ pub(crate) fn create(file: &HostFile, create: &Create<'_>) -> Result<()> {
     let layout = Layout::new(&geometry);
     let bits = geometry.cluster_bits;
     file.extend(layout.end() << bits)?;
+    // No holes: what is counted and referred to in them can then be written when the host's disk is full.
+    file.write_zeroes_plainly(1 << bits, (layout.end() - 1) << bits)?;
     let table: Vec<_> =
         (0..layout.blocks).flat_map(|at| ((1 + layout.table + at) << bits).to_be_bytes()).collect();
     file.write(1 << bits, &table)?;
