@@ -10,6 +10,7 @@ use posada_network::nat::{self, Nat};
 use posada_network::switch::{self, Switch};
 use posada_network::tap::Tap;
 use posada_pc::PcBuilder;
+use posada_peripherals::ahci::Drive;
 use posada_storage::Format;
 use posada_virtio::balloon::Balloon;
 use posada_virtio::entropy::Entropy;
@@ -21,12 +22,23 @@ use crate::arguments::Run;
 /// The context ID of the guest, the first that is nobody else's; to the host it is not visible.
 const GUEST_CONTEXT: u32 = 3;
 
-/// `FILE[,ro][,snapshot][,format=FORMAT]`.
+/// What a disk is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DiskBus {
+    /// A virtio device of its own.
+    #[default]
+    Virtio,
+    /// A port of the SATA controller.
+    Ahci,
+}
+
+/// `FILE[,ro][,snapshot][,bus=BUS][,format=FORMAT]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DiskSpec {
     pub path: PathBuf,
     pub read_only: bool,
     pub snapshot: bool,
+    pub bus: DiskBus,
     pub format: Option<Format>,
 }
 
@@ -55,10 +67,12 @@ impl FromStr for DiskSpec {
             match &*word {
                 "ro" => spec.read_only = true,
                 "snapshot" => spec.snapshot = true,
+                "bus=virtio" => spec.bus = DiskBus::Virtio,
+                "bus=ahci" => spec.bus = DiskBus::Ahci,
                 _ if let Some(name) = word.strip_prefix("format=") => spec.format = Some(name.parse()?),
                 _ => {
                     return Err(format!(
-                        "{word:?} is none of ro, snapshot, format=FORMAT; a comma in a name is doubled"
+                        "{word:?} is none of ro, snapshot, bus=virtio, bus=ahci, format=FORMAT; a comma in a name is doubled"
                     ));
                 }
             }
@@ -204,7 +218,21 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder
         };
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
-        builder = builder.disk(disk, format!("posada-{index}"));
+        let serial = format!("posada-{index}");
+        builder = match spec.bus {
+            DiskBus::Virtio => builder.disk(disk, serial),
+            DiskBus::Ahci => builder.drive(Drive::Disk { disk, serial }),
+        };
+    }
+    for (index, path) in arguments.cdrom.iter().enumerate() {
+        let options = posada_storage::Options {
+            format: Some(Format::Raw),
+            read_only: true,
+            ..posada_storage::Options::default()
+        };
+        let disc = posada_storage::open(path, &options)
+            .with_context(|| format!("opening the disc {}", path.display()))?;
+        builder = builder.drive(Drive::CdRom { disc, serial: format!("posada-cd{index}") });
     }
     if let Some((card, network)) = network(arguments)? {
         let address = arguments.net.address.map_or_else(random_address, Ok)?;
