@@ -95,7 +95,8 @@ pub(crate) struct Run {
     pub cdrom: Vec<PathBuf>,
 
     /// The network: user (by way of this process, without privileges), switch:NAME (other guests that name it),
-    /// tap:NAME (an interface of the host) or none; after a comma mac=ADDRESS
+    /// tap:NAME (an interface of the host) or none; after commas model=e1000 (an Intel card, for guests
+    /// without virtio), mac=ADDRESS
     #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
     pub net: NetSpec,
 

@@ -81,10 +81,21 @@ impl FromStr for DiskSpec {
     }
 }
 
-/// `user`, `none`, `switch:NAME` or `tap:NAME`, and `,mac=ADDRESS`.
+/// What the guest's network card is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NetModel {
+    /// A virtio device.
+    #[default]
+    Virtio,
+    /// An Intel 82540EM.
+    E1000,
+}
+
+/// `user`, `none`, `switch:NAME` or `tap:NAME`, and `,model=MODEL` and `,mac=ADDRESS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetSpec {
     pub kind: NetKind,
+    pub model: NetModel,
     pub address: Option<[u8; 6]>,
 }
 
@@ -115,10 +126,16 @@ impl FromStr for NetSpec {
             Some(word) if let Some(name) = word.strip_prefix("tap:") => NetKind::Tap(name.to_owned()),
             _ => return Err("the networks are user, none, switch:NAME and tap:NAME".to_owned()),
         };
-        let mut spec = Self { kind, address: None };
+        let mut spec = Self { kind, model: NetModel::default(), address: None };
         for word in words {
-            let address = word.strip_prefix("mac=").ok_or_else(|| format!("{word:?} is not mac=ADDRESS"))?;
-            spec.address = Some(ethernet_address(address)?);
+            match &*word {
+                "model=virtio" => spec.model = NetModel::Virtio,
+                "model=e1000" => spec.model = NetModel::E1000,
+                _ if let Some(address) = word.strip_prefix("mac=") => {
+                    spec.address = Some(ethernet_address(address)?);
+                }
+                _ => return Err(format!("{word:?} is none of model=virtio, model=e1000, mac=ADDRESS")),
+            }
         }
         Ok(spec)
     }
@@ -236,7 +253,10 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run) -> Result<(PcBuilder
     }
     if let Some((card, network)) = network(arguments)? {
         let address = arguments.net.address.map_or_else(random_address, Ok)?;
-        builder = builder.network(card, address);
+        builder = match arguments.net.model {
+            NetModel::Virtio => builder.network(card, address),
+            NetModel::E1000 => builder.e1000(card, address),
+        };
         beside.0.push(network);
     }
     builder = builder.device(Entropy).device(Balloon::new());
@@ -270,8 +290,13 @@ mod tests {
             ..DiskSpec { path: "a".into(), ..DiskSpec::default() }
         };
         assert_eq!("a,snapshot,format=qcow2".parse(), Ok(all));
-        let net = NetSpec { kind: NetKind::User, address: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]) };
-        assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net));
+        let sata = DiskSpec { bus: DiskBus::Ahci, ..DiskSpec { path: "a".into(), ..DiskSpec::default() } };
+        assert_eq!("a,bus=ahci".parse(), Ok(sata));
+        let address = Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+        let net = NetSpec { kind: NetKind::User, model: NetModel::Virtio, address };
+        assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net.clone()));
+        let intel = NetSpec { model: NetModel::E1000, ..net };
+        assert_eq!("user,model=e1000,mac=52:54:00:12:34:56".parse(), Ok(intel));
         for text in
             ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"]
         {

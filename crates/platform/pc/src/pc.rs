@@ -12,6 +12,7 @@ use posada_devices::pci::PciFunction;
 use posada_memory::GuestRam;
 use posada_network::link::Link;
 use posada_peripherals::ahci::{Ahci, Drive, MAX_DRIVES};
+use posada_peripherals::e1000::E1000;
 use posada_storage::Disk;
 use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Exit, Vcpu};
@@ -225,6 +226,16 @@ impl PcBuilder {
     #[must_use]
     pub fn network(mut self, link: Link, address: [u8; 6]) -> Self {
         self.devices.push(Box::new(move |cpus| Card::Virtio(Box::new(Network::new(link, address, cpus)))));
+        self
+    }
+
+    /// Plugs in a network card as [`network`](Self::network) does, but an Intel 82540EM, for guests without virtio.
+    #[must_use]
+    pub fn e1000(mut self, link: Link, address: [u8; 6]) -> Self {
+        let make: FunctionMaker = Box::new(move |ram, bus, pin| {
+            Ok(Box::new(E1000::new(link, address, ram, bus, pin)?) as Box<dyn PciFunction>)
+        });
+        self.devices.push(Box::new(|_| Card::Other("network card", make)));
         self
     }
 

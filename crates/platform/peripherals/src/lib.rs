@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ahci;
+pub mod e1000;
 
 mod interrupt;
 
