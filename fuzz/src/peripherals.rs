@@ -23,9 +23,9 @@ pub(crate) fn run(data: &[u8]) {
     let Some((which, data)) = data.split_first() else { return };
     let ram = GuestRam::new(&[(Gpa(0), RAM)]).expect("memory");
     if which % 2 == 0 {
-        sata(&ram, &mut Bytes(data))
+        sata(&ram, &mut Bytes(data));
     } else {
-        card(&ram, &mut Bytes(data))
+        card(&ram, &mut Bytes(data));
     }
     let contents = || {
         let mut bytes = vec![0; RAM as usize];
@@ -79,7 +79,7 @@ impl Disk for Nothing {
     }
 }
 
-/// What is done to any function; whether that was all of the step.
+/// What is done to any function.
 fn common(function: &mut dyn PciFunction, ram: &GuestRam, bar: usize, choice: u8, bytes: &mut Bytes<'_>) {
     match choice {
         0 => drop(function.read_bar(bar, bytes.offset(), bytes.size())),
@@ -174,7 +174,9 @@ fn command(ahci: &mut Ahci, ram: &GuestRam, bytes: &mut Bytes<'_>) {
     }
     let _ = ram.write(Gpa(table), &fis);
     let mut packet = [0; 12];
-    packet.iter_mut().for_each(|byte| *byte = bytes.u8() & bytes.u8());
+    for byte in &mut packet {
+        *byte = bytes.u8() & bytes.u8();
+    }
     packet[0] = PACKETS[usize::from(bytes.u8() & 15)];
     if shape & 2 == 0 {
         packet[2..5].fill(0);
@@ -268,7 +270,9 @@ fn descriptor(card: &mut E1000, ram: &GuestRam, bytes: &mut Bytes<'_>) {
     let tail = card.read_bar(0, 0x3818, 4) % COUNT;
     let shape = bytes.u8();
     let mut descriptor = [0; 16];
-    descriptor.iter_mut().for_each(|byte| *byte = bytes.u8() & bytes.u8());
+    for byte in &mut descriptor {
+        *byte = bytes.u8() & bytes.u8();
+    }
     let is_context = shape & 3 == 1;
     if !is_context {
         let address = if shape & 0xf0 == 0xf0 { bytes.u64() } else { BUFFERS + u64::from(bytes.u16()) };

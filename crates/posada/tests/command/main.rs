@@ -6,5 +6,6 @@ mod debian_disk;
 mod devices;
 mod disk;
 mod engines;
+mod peripherals;
 mod processors;
 mod support;

@@ -131,7 +131,7 @@ impl AtaDisk {
         let (sector, sectors) = if is_ext {
             (task.lba, or_most(task.count, 1 << 16))
         } else {
-            (self.short_address(task)?, or_most(task.count & 0xff, 1 << 8))
+            (short_address(task)?, or_most(task.count & 0xff, 1 << 8))
         };
         self.on_disk(sector, sectors)
     }
@@ -141,19 +141,6 @@ impl AtaDisk {
             Some(end) if end <= self.sectors() => Ok(Range { sector, sectors }),
             _ => Err(Failure::Device(error::IDNF)),
         }
-    }
-
-    /// An address of 28 bits, or of cylinder, head and sector.
-    fn short_address(&self, task: &TaskFile) -> Result<u64, Failure> {
-        let high = u64::from(task.device & 0xf);
-        if task.device & LBA != 0 {
-            return Ok(task.lba & 0xff_ffff | high << 24);
-        }
-        let (sector, cylinder) = (task.lba & 0xff, task.lba >> 8 & 0xffff);
-        if !(1..=SECTORS_A_TRACK).contains(&sector) || high >= HEADS {
-            return Err(Failure::Device(error::IDNF));
-        }
-        Ok((cylinder * HEADS + high) * SECTORS_A_TRACK + sector - 1)
     }
 
     fn read(&mut self, range: Range, data: &mut Transfer<'_>) -> Result<(), Failure> {
@@ -298,11 +285,14 @@ impl AtaDisk {
             code::READ_VERIFY | code::READ_VERIFY_EXT => {
                 self.range(task, task.command == code::READ_VERIFY_EXT)?;
             }
-            code::FLUSH_CACHE | code::FLUSH_CACHE_EXT => self.flush()?,
             code::DATA_SET_MANAGEMENT => self.trim(task, data)?,
             code::SET_FEATURES => self.set_features(task)?,
             code::SET_MULTIPLE_MODE => self.set_multiple(task)?,
-            code::STANDBY_IMMEDIATE | code::STANDBY | code::SLEEP => self.flush()?,
+            code::FLUSH_CACHE
+            | code::FLUSH_CACHE_EXT
+            | code::STANDBY_IMMEDIATE
+            | code::STANDBY
+            | code::SLEEP => self.flush()?,
             code::IDLE | code::IDLE_IMMEDIATE | code::INITIALIZE_PARAMETERS => {}
             // Active, or idle.
             code::CHECK_POWER_MODE => return Ok(0xff),
@@ -330,17 +320,30 @@ impl AtaDisk {
     }
 }
 
+/// An address of 28 bits, or of cylinder, head and sector.
+fn short_address(task: &TaskFile) -> Result<u64, Failure> {
+    let high = u64::from(task.device & 0xf);
+    if task.device & LBA != 0 {
+        return Ok(task.lba & 0xff_ffff | high << 24);
+    }
+    let (sector, cylinder) = (task.lba & 0xff, task.lba >> 8 & 0xffff);
+    if !(1..=SECTORS_A_TRACK).contains(&sector) || high >= HEADS {
+        return Err(Failure::Device(error::IDNF));
+    }
+    Ok((cylinder * HEADS + high) * SECTORS_A_TRACK + sector - 1)
+}
+
 /// The tag of a queued command.
 fn tag(task: &TaskFile) -> u8 {
     (task.count >> 3) as u8 & 0x1f
 }
 
 /// The answer to a command that came out thus.
-fn answer(task: &TaskFile, result: Result<u16, Failure>) -> Result<Answer, Fault> {
+fn answer(task: &TaskFile, result: &Result<u16, Failure>) -> Result<Answer, Fault> {
     let (status, error, count) = match result {
-        Ok(count) => (status::GOOD, 0, count),
-        Err(Failure::Device(error)) => (status::GOOD | status::ERR, error, task.count),
-        Err(Failure::Host(fault)) => return Err(fault),
+        Ok(count) => (status::GOOD, 0, *count),
+        Err(Failure::Device(error)) => (status::GOOD | status::ERR, *error, task.count),
+        Err(Failure::Host(fault)) => return Err(*fault),
     };
     Ok(Answer { status, error, lba: task.lba, device: task.device, count })
 }
@@ -355,7 +358,7 @@ impl Device for AtaDisk {
         match task.command {
             code::READ_FPDMA_QUEUED | code::WRITE_FPDMA_QUEUED => {
                 let result = self.queued(task, data).map(|()| 0);
-                let answer = answer(task, result)?;
+                let answer = answer(task, &result)?;
                 if answer.error != 0 {
                     self.note_queued(task, answer);
                 }
@@ -369,10 +372,10 @@ impl Device for AtaDisk {
             | code::READ_MULTIPLE_EXT => {
                 let result = self.pio_in(task, data);
                 let bytes = *result.as_ref().unwrap_or(&0);
-                Ok(End::Pio(answer(task, result.map(|_| 0))?, bytes))
+                Ok(End::Pio(answer(task, &result.map(|_| 0))?, bytes))
             }
             code::EXECUTE_DIAGNOSTIC => Ok(End::Register(self.signature())),
-            _ => Ok(End::Register(answer(task, self.plain(task, data))?)),
+            _ => Ok(End::Register(answer(task, &self.plain(task, data))?)),
         }
     }
 

@@ -31,7 +31,9 @@ impl Words {
     }
 
     fn set_all(&mut self, words: &[(usize, u16)]) {
-        words.iter().for_each(|(word, value)| self.set(*word, *value));
+        for (word, value) in words {
+            self.set(*word, *value);
+        }
     }
 
     /// A string: two characters a word, the first in the high byte, and spaces after it.
