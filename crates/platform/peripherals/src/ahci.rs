@@ -44,7 +44,7 @@ const PCS: usize = 0x92;
 /// A drive at a port.
 #[derive(Debug)]
 pub enum Drive {
-    /// A disk.
+    /// A disk. Of one that is read-only guests hear when a write fails: ATA has no word for it.
     Disk {
         /// Its contents.
         disk: Arc<dyn Disk>,
@@ -132,7 +132,7 @@ impl Ahci {
             return Err(StateError::new("AHCI controller", found));
         }
         self.config.restore(&state.configuration)?;
-        self.settle();
+        self.reset_controller();
         let mut shared = lock(&self.shared);
         shared.interrupt.configure(&self.config);
         shared.restore(&state.registers);
@@ -141,16 +141,11 @@ impl Ahci {
         Ok(())
     }
 
-    /// Waits until no thread is at a command any more; what they were at counts as never ended.
-    fn settle(&self) {
-        lock(&self.shared).abandon_all();
-        self.workers.iter().for_each(Worker::settle);
-    }
-
-    /// `GHC.HR` (§10.4.3).
-    fn reset_controller(&mut self) {
-        self.settle();
+    /// `GHC.HR` (§10.4.3). Afterwards no thread touches anything of the driver's: what one was at is void, and nothing new
+    /// can be begun.
+    fn reset_controller(&self) {
         lock(&self.shared).reset();
+        self.workers.iter().for_each(Worker::settle);
     }
 
     fn read_register(&self, offset: u64) -> u32 {

@@ -146,7 +146,7 @@ impl E1000 {
     pub fn restore(&mut self, state: &State) -> Result<(), StateError> {
         self.config.restore(&state.configuration)?;
         self.window = state.window;
-        self.settle();
+        self.reset_card();
         let mut shared = lock(&self.shared);
         shared.registers = state.registers.clone();
         shared.interrupt.configure(&self.config);
@@ -156,9 +156,19 @@ impl E1000 {
         Ok(())
     }
 
-    /// Waits until the thread has finished the descriptor that it is at; what it was at is void.
+    /// Makes what the thread is at void, and waits until it has finished that.
     fn settle(&self) {
         lock(&self.shared).epoch += 1;
+        self.worker.settle();
+    }
+
+    /// `CTRL.RST`. Afterwards the thread touches nothing of the driver's.
+    fn reset_card(&self) {
+        let mut shared = lock(&self.shared);
+        shared.registers = Registers::new(self.address);
+        shared.epoch += 1;
+        shared.tell();
+        drop(shared);
         self.worker.settle();
     }
 
@@ -181,13 +191,6 @@ impl E1000 {
             Effect::Stop => self.settle(),
             Effect::Reset => self.reset_card(),
         }
-    }
-
-    fn reset_card(&mut self) {
-        self.settle();
-        let mut shared = lock(&self.shared);
-        shared.registers = Registers::new(self.address);
-        shared.tell();
     }
 }
 
@@ -278,6 +281,14 @@ impl Card {
         }
     }
 
+    /// Tells the driver, unless it has reset the card meanwhile.
+    fn raise(&self, causes: u32) {
+        let mut shared = lock(&self.shared);
+        if shared.epoch == self.epoch {
+            shared.raise(causes);
+        }
+    }
+
     // From the guest.
 
     /// Works on the transmit ring; whether there is more.
@@ -311,7 +322,7 @@ impl Card {
             }
         }
         if causes != 0 {
-            lock(&self.shared).raise(causes);
+            self.raise(causes);
         }
         more
     }
@@ -389,7 +400,7 @@ impl Card {
             }
         }
         if causes != 0 {
-            lock(&self.shared).raise(causes);
+            self.raise(causes);
         }
         more
     }

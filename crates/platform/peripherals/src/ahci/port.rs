@@ -90,19 +90,17 @@ impl Shared {
         }
     }
 
-    /// Makes whatever any thread is at void.
-    pub(super) fn abandon_all(&mut self) {
-        (0..self.activities.len()).for_each(|port| self.abandon(port));
-    }
-
-    /// The controller's reset. All threads have settled.
+    /// The controller's reset. What threads are at is void.
     pub(super) fn reset(&mut self) {
         self.registers = Registers::new(self.activities.len());
-        self.activities.iter_mut().for_each(|activity| activity.reset_drive = true);
+        for activity in &mut self.activities {
+            activity.epoch += 1;
+            activity.reset_drive = true;
+        }
         self.tell(false);
     }
 
-    /// Puts saved registers in force, of as many ports. All threads have settled.
+    /// Puts saved registers in force, of as many ports. The controller has been reset, and its threads have settled.
     pub(super) fn restore(&mut self, registers: &Registers) {
         self.registers = registers.clone();
         self.tell(false);
