@@ -16,6 +16,7 @@ mod disk_image;
 mod disk_requests;
 mod guest_frames;
 mod instructions;
+mod peripherals;
 mod session;
 mod switch_peer;
 mod tcp_guest;
@@ -52,6 +53,14 @@ pub fn disk_image(data: &[u8]) {
 /// If the storage misbehaves: that is the finding.
 pub fn disk_requests(data: &[u8]) {
     disk_requests::run(data);
+}
+
+/// Any driver of the AHCI controller and of the e1000.
+///
+/// # Panics
+/// If a device misbehaves: that is the finding.
+pub fn peripherals(data: &[u8]) {
+    peripherals::run(data);
 }
 
 /// Any bytes as code, in any mode of the processor.

@@ -84,13 +84,19 @@ pub(crate) struct Run {
     /// Translated code that each processor keeps, 2M to 1G: a number with K, M or G; without a letter, MiB
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     pub code_cache: Memory,
-    /// A disk: an image file, and after commas ro (read-only), snapshot (changes are thrown away), format=FORMAT
-    /// (raw, qcow2, ...); may be given several times
+    /// A disk: an image file, and after commas ro (read-only), snapshot (changes are thrown away), bus=ahci (a
+    /// SATA disk, for guests without virtio), format=FORMAT (raw, qcow2, ...); may be given several times
     #[arg(long, value_name = "FILE[,...]", value_parser = DiskSpec::from_str)]
     pub disk: Vec<DiskSpec>,
 
+    /// A disc in a SATA CD-ROM drive: an ISO 9660 image or any other file of blocks of 2048 bytes; may be given
+    /// several times
+    #[arg(long, value_name = "FILE")]
+    pub cdrom: Vec<PathBuf>,
+
     /// The network: user (by way of this process, without privileges), switch:NAME (other guests that name it),
-    /// tap:NAME (an interface of the host) or none; after a comma mac=ADDRESS
+    /// tap:NAME (an interface of the host) or none; after commas model=e1000 (an Intel card, for guests
+    /// without virtio), mac=ADDRESS
     #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
     pub net: NetSpec,
 

@@ -11,6 +11,7 @@ use posada_network::nat::{self, Nat};
 use posada_network::switch::{self, Switch};
 use posada_network::tap::Tap;
 use posada_pc::PcBuilder;
+use posada_peripherals::ahci::Drive;
 use posada_storage::{Disk, Format};
 use posada_virtio::balloon::Balloon;
 use posada_virtio::entropy::Entropy;
@@ -22,12 +23,23 @@ use crate::arguments::Run;
 /// The context ID of the guest, the first that is nobody else's; to the host it is not visible.
 const GUEST_CONTEXT: u32 = 3;
 
-/// `FILE[,ro][,snapshot][,format=FORMAT]`.
+/// What a disk is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DiskBus {
+    /// A virtio device of its own.
+    #[default]
+    Virtio,
+    /// A port of the SATA controller.
+    Ahci,
+}
+
+/// `FILE[,ro][,snapshot][,bus=BUS][,format=FORMAT]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DiskSpec {
     pub path: PathBuf,
     pub read_only: bool,
     pub snapshot: bool,
+    pub bus: DiskBus,
     pub format: Option<Format>,
 }
 
@@ -56,10 +68,12 @@ impl FromStr for DiskSpec {
             match &*word {
                 "ro" => spec.read_only = true,
                 "snapshot" => spec.snapshot = true,
+                "bus=virtio" => spec.bus = DiskBus::Virtio,
+                "bus=ahci" => spec.bus = DiskBus::Ahci,
                 _ if let Some(name) = word.strip_prefix("format=") => spec.format = Some(name.parse()?),
                 _ => {
                     return Err(format!(
-                        "{word:?} is none of ro, snapshot, format=FORMAT; a comma in a name is doubled"
+                        "{word:?} is none of ro, snapshot, bus=virtio, bus=ahci, format=FORMAT; a comma in a name is doubled"
                     ));
                 }
             }
@@ -68,10 +82,21 @@ impl FromStr for DiskSpec {
     }
 }
 
-/// `user`, `none`, `switch:NAME` or `tap:NAME`, and `,mac=ADDRESS`.
+/// What the guest's network card is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NetModel {
+    /// A virtio device.
+    #[default]
+    Virtio,
+    /// An Intel 82540EM.
+    E1000,
+}
+
+/// `user`, `none`, `switch:NAME` or `tap:NAME`, and `,model=MODEL` and `,mac=ADDRESS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetSpec {
     pub kind: NetKind,
+    pub model: NetModel,
     pub address: Option<[u8; 6]>,
 }
 
@@ -102,10 +127,16 @@ impl FromStr for NetSpec {
             Some(word) if let Some(name) = word.strip_prefix("tap:") => NetKind::Tap(name.to_owned()),
             _ => return Err("the networks are user, none, switch:NAME and tap:NAME".to_owned()),
         };
-        let mut spec = Self { kind, address: None };
+        let mut spec = Self { kind, model: NetModel::default(), address: None };
         for word in words {
-            let address = word.strip_prefix("mac=").ok_or_else(|| format!("{word:?} is not mac=ADDRESS"))?;
-            spec.address = Some(ethernet_address(address)?);
+            match &*word {
+                "model=virtio" => spec.model = NetModel::Virtio,
+                "model=e1000" => spec.model = NetModel::E1000,
+                _ if let Some(address) = word.strip_prefix("mac=") => {
+                    spec.address = Some(ethernet_address(address)?);
+                }
+                _ => return Err(format!("{word:?} is none of model=virtio, model=e1000, mac=ADDRESS")),
+            }
         }
         Ok(spec)
     }
@@ -226,11 +257,28 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run, beside: &mut Beside)
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
         beside.keep(&disk);
-        builder = builder.disk(disk, format!("posada-{index}"));
+        let serial = format!("posada-{index}");
+        builder = match spec.bus {
+            DiskBus::Virtio => builder.disk(disk, serial),
+            DiskBus::Ahci => builder.drive(Drive::Disk { disk, serial }),
+        };
+    }
+    for (index, path) in arguments.cdrom.iter().enumerate() {
+        let options = posada_storage::Options {
+            format: Some(Format::Raw),
+            read_only: true,
+            ..posada_storage::Options::default()
+        };
+        let disc = posada_storage::open(path, &options)
+            .with_context(|| format!("opening the disc {}", path.display()))?;
+        builder = builder.drive(Drive::CdRom { disc, serial: format!("posada-cd{index}") });
     }
     if let Some((card, network)) = network(arguments)? {
         let address = arguments.net.address.map_or_else(random_address, Ok)?;
-        builder = builder.network(card, address);
+        builder = match arguments.net.model {
+            NetModel::Virtio => builder.network(card, address),
+            NetModel::E1000 => builder.e1000(card, address),
+        };
         beside.others.push(network);
     }
     builder = builder.device(Entropy).device(Balloon::new());
@@ -264,8 +312,13 @@ mod tests {
             ..DiskSpec { path: "a".into(), ..DiskSpec::default() }
         };
         assert_eq!("a,snapshot,format=qcow2".parse(), Ok(all));
-        let net = NetSpec { kind: NetKind::User, address: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]) };
-        assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net));
+        let sata = DiskSpec { bus: DiskBus::Ahci, ..DiskSpec { path: "a".into(), ..DiskSpec::default() } };
+        assert_eq!("a,bus=ahci".parse(), Ok(sata));
+        let address = Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+        let net = NetSpec { kind: NetKind::User, model: NetModel::Virtio, address };
+        assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net.clone()));
+        let intel = NetSpec { model: NetModel::E1000, ..net };
+        assert_eq!("user,model=e1000,mac=52:54:00:12:34:56".parse(), Ok(intel));
         for text in
             ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"]
         {

@@ -1,16 +1,16 @@
 //! The board: all devices, and the machine's reset.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use posada_devices::Nanos;
 use posada_devices::acpi_pm::AcpiPm;
 use posada_devices::cmos::Cmos;
 use posada_devices::i8042::I8042;
-use posada_devices::pci::{Address, HostBridge, MessageBus, PciBus};
+use posada_devices::pci::{Address, HostBridge, MessageBus, PciBus, PciFunction};
 use posada_devices::pit::Pit;
+use posada_devices::{IrqLine, Nanos};
 use posada_memory::GuestRam;
 use posada_vcpu::Clock;
 use posada_virtio::{Device, VirtioPci};
@@ -68,22 +68,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Puts virtio devices on the bus, each a device of its own.
-fn plug(
-    cards: Vec<Box<dyn Device>>,
-    pci: &mut PciBus,
-    wiring: &Arc<Wiring>,
-    ram: &GuestRam,
-) -> Result<(), Error> {
+/// Makes a function that is on the bus as it is, from the guest's memory, the way of its messages, and its pin.
+pub(crate) type FunctionMaker = Box<
+    dyn FnOnce(&GuestRam, Arc<dyn MessageBus>, Box<dyn IrqLine>) -> io::Result<Box<dyn PciFunction>> + Send,
+>;
+
+/// What goes into a place on the bus.
+pub(crate) enum Card {
+    /// A device behind the virtio transport.
+    Virtio(Box<dyn Device>),
+    /// One of another kind, with what it is called in messages.
+    Other(&'static str, FunctionMaker),
+}
+
+/// Puts cards on the bus, each a device of its own.
+fn plug(cards: Vec<Card>, pci: &mut PciBus, wiring: &Arc<Wiring>, ram: &GuestRam) -> Result<(), Error> {
     if cards.len() > PCI_DEVICES.len() {
         return Err(Error::Devices { devices: cards.len() });
     }
     for (device, card) in PCI_DEVICES.zip(cards) {
-        let name = card.kind().name;
-        let pin = PciPin { wiring: Arc::clone(wiring), device };
-        let function = VirtioPci::new(card, ram, Arc::clone(wiring) as Arc<dyn MessageBus>, Box::new(pin))
-            .map_err(|cause| Error::Device { name, cause })?;
-        pci.add(Address::new(device, 0), Box::new(function));
+        let pin: Box<dyn IrqLine> = Box::new(PciPin { wiring: Arc::clone(wiring), device });
+        let bus = Arc::clone(wiring) as Arc<dyn MessageBus>;
+        let (name, function) = match card {
+            Card::Virtio(card) => {
+                let name = card.kind().name;
+                let function = VirtioPci::new(card, ram, bus, pin);
+                (name, function.map(|function| Box::new(function) as Box<dyn PciFunction>))
+            }
+            Card::Other(name, make) => (name, make(ram, bus, pin)),
+        };
+        pci.add(Address::new(device, 0), function.map_err(|cause| Error::Device { name, cause })?);
     }
     Ok(())
 }
@@ -94,7 +108,7 @@ impl Board {
         cpus: u32,
         outputs: [Box<dyn Write + Send>; 2],
         debug_exit: bool,
-        cards: Vec<Box<dyn Device>>,
+        cards: Vec<Card>,
         ram: &GuestRam,
     ) -> Result<Arc<Self>, Error> {
         let apics = Arc::new(Apics::new(cpus));

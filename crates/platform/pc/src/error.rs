@@ -1,5 +1,7 @@
 //! Why a machine cannot be built or cannot go on.
 
+use posada_peripherals::ahci::MAX_DRIVES;
+
 use crate::layout::{MAX_MEMORY, MIN_MEMORY};
 use crate::{Engine, MAX_CODE_CACHE, MIN_CODE_CACHE, Pc};
 
@@ -69,6 +71,12 @@ pub enum Error {
     Devices {
         /// How many were asked for.
         devices: usize,
+    },
+    /// There are more drives than ports for them.
+    #[error("a guest cannot have {drives} drives on its SATA controller, which has room for {MAX_DRIVES}")]
+    Drives {
+        /// How many were asked for.
+        drives: usize,
     },
     /// A device could not be made.
     #[error("could not start the guest's {name}: {cause}")]

@@ -8,8 +8,11 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use posada_boot::{Kernel, MemoryMap};
+use posada_devices::pci::PciFunction;
 use posada_memory::GuestRam;
 use posada_network::link::Link;
+use posada_peripherals::ahci::{Ahci, Drive, MAX_DRIVES};
+use posada_peripherals::e1000::E1000;
 use posada_storage::Disk;
 use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Exit, Vcpu};
@@ -18,7 +21,7 @@ use posada_virtio::block::Block;
 use posada_virtio::network::Network;
 use posada_x86::Model;
 
-use crate::board::Board;
+use crate::board::{Board, Card, FunctionMaker};
 use crate::control::Request;
 use crate::cpu::Cpu;
 use crate::engine::{DEFAULT_CODE_CACHE, MAX_CODE_CACHE, MIN_CODE_CACHE};
@@ -108,10 +111,12 @@ pub struct PcBuilder {
     on_triple_fault: OnTripleFault,
     outputs: [Box<dyn Write + Send>; 2],
     devices: Vec<Maker>,
+    /// What is at the ports of the SATA controller, which the machine has if anything is.
+    drives: Vec<Drive>,
 }
 
 /// Makes a device for a machine with a number of processors.
-type Maker = Box<dyn FnOnce(u32) -> Box<dyn Device> + Send>;
+type Maker = Box<dyn FnOnce(u32) -> Card + Send>;
 
 impl fmt::Debug for PcBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,6 +147,7 @@ impl PcBuilder {
             on_triple_fault: OnTripleFault::default(),
             outputs: [Box::new(io::sink()), Box::new(io::sink())],
             devices: Vec::new(),
+            drives: Vec::new(),
         }
     }
 
@@ -203,7 +209,7 @@ impl PcBuilder {
     /// does.
     #[must_use]
     pub fn device(mut self, device: impl Device + 'static) -> Self {
-        self.devices.push(Box::new(|_| Box::new(device)));
+        self.devices.push(Box::new(|_| Card::Virtio(Box::new(device))));
         self
     }
 
@@ -211,7 +217,7 @@ impl PcBuilder {
     #[must_use]
     pub fn disk(mut self, disk: Arc<dyn Disk>, serial: impl Into<String>) -> Self {
         let serial = serial.into();
-        self.devices.push(Box::new(move |cpus| Box::new(Block::new(disk, &serial, cpus))));
+        self.devices.push(Box::new(move |cpus| Card::Virtio(Box::new(Block::new(disk, &serial, cpus)))));
         self
     }
 
@@ -219,7 +225,24 @@ impl PcBuilder {
     /// started before, so that the card knows what it can be sent.
     #[must_use]
     pub fn network(mut self, link: Link, address: [u8; 6]) -> Self {
-        self.devices.push(Box::new(move |cpus| Box::new(Network::new(link, address, cpus))));
+        self.devices.push(Box::new(move |cpus| Card::Virtio(Box::new(Network::new(link, address, cpus)))));
+        self
+    }
+
+    /// Plugs in a network card as [`network`](Self::network) does, but an Intel 82540EM, for guests without virtio.
+    #[must_use]
+    pub fn e1000(mut self, link: Link, address: [u8; 6]) -> Self {
+        let make: FunctionMaker = Box::new(move |ram, bus, pin| {
+            Ok(Box::new(E1000::new(link, address, ram, bus, pin)?) as Box<dyn PciFunction>)
+        });
+        self.devices.push(Box::new(|_| Card::Other("network card", make)));
+        self
+    }
+
+    /// Plugs a disk or a CD-ROM drive into the next port of the machine's SATA controller, for guests without virtio.
+    #[must_use]
+    pub fn drive(mut self, drive: Drive) -> Self {
+        self.drives.push(drive);
         self
     }
 
@@ -257,7 +280,13 @@ impl PcBuilder {
         check_host_memory(self.memory, host_memory())?;
         let model = Model::named(&self.cpu_model)?;
         let ram = GuestRam::new(&layout.ram())?;
-        let cards = self.devices.into_iter().map(|make| make(self.cpus)).collect();
+        if self.drives.len() > MAX_DRIVES {
+            return Err(Error::Drives { drives: self.drives.len() });
+        }
+        let mut cards: Vec<Card> = self.devices.into_iter().map(|make| make(self.cpus)).collect();
+        if !self.drives.is_empty() {
+            cards.push(sata(self.drives));
+        }
         let board = Board::new(&layout, self.cpus, self.outputs, self.debug_exit, cards, &ram)?;
         let vcpus = (0..self.cpus).map(|index| {
             let cpu = Arc::new(Cpu::new(Arc::clone(&board), ram.clone(), index));
@@ -291,6 +320,13 @@ impl PcBuilder {
 
 /// How long devices may take for what they are at when a run ends.
 const PATIENCE_WITH_DEVICES: Duration = Duration::from_secs(1);
+
+/// The SATA controller.
+fn sata(drives: Vec<Drive>) -> Card {
+    let make: FunctionMaker =
+        Box::new(|ram, bus, pin| Ok(Box::new(Ahci::new(drives, ram, bus, pin)?) as Box<dyn PciFunction>));
+    Card::Other("SATA controller", make)
+}
 
 /// The host's memory in bytes, swap space included.
 fn host_memory() -> u64 {

@@ -26,7 +26,6 @@ mod pci;
 mod rings;
 pub mod share;
 pub mod vsock;
-mod worker;
 
 use std::fmt;
 use std::io;
@@ -34,8 +33,8 @@ use std::sync::Arc;
 
 pub use chain::{BadBuffer, Chain};
 pub use pci::{State, VirtioPci};
+pub use posada_worker::{Bell, Handler};
 pub use rings::{Broken, Rings};
-pub use worker::{Bell, Handler};
 
 /// Feature bits that are not a device's own (virtio 1.2 §6).
 pub mod feature {

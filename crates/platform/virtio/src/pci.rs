@@ -15,12 +15,12 @@ use posada_devices::pci::{
 };
 use posada_devices::{IrqLine, StateError};
 use posada_memory::GuestRam;
+use posada_worker::Worker;
 use serde::{Deserialize, Serialize};
 use virtio_queue::QueueT;
 
 use crate::interrupt::Interrupt;
 use crate::rings::Rings;
-use crate::worker::Worker;
 use crate::{Device, feature};
 use common::Common;
 use common::CommonState;

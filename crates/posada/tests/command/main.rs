@@ -9,5 +9,6 @@ mod disk_faults;
 mod engines;
 mod killed;
 mod network_faults;
+mod peripherals;
 mod processors;
 mod support;

@@ -2,6 +2,7 @@
 //!
 //! A virtual CPU that notifies a device sets a bit and, if the thread may sleep, wakes it. The thread waits in one
 //! event loop (`mio`) for that and for whatever of the host its device deals with.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,7 +40,7 @@ pub trait Handler: Send {
 }
 
 /// Tokens from here on belong to the event loop.
-pub(crate) const MAX_TOKEN: usize = usize::MAX;
+const MAX_TOKEN: usize = usize::MAX;
 const WAKER: Token = Token(MAX_TOKEN);
 
 /// Wakes the thread.
@@ -73,7 +74,7 @@ type Shared = Arc<Mutex<Box<dyn Handler>>>;
 
 /// One thread and its handler.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub struct Worker {
     bell: Arc<Bell>,
     handler: HandlerCell,
     thread: Option<JoinHandle<()>>,
@@ -97,7 +98,7 @@ impl HandlerCell {
 
 impl Worker {
     /// Starts the thread.
-    pub(crate) fn start(name: String, make: impl FnOnce(Arc<Bell>) -> Box<dyn Handler>) -> io::Result<Self> {
+    pub fn start(name: String, make: impl FnOnce(Arc<Bell>) -> Box<dyn Handler>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let (queues, asleep, ended) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
@@ -111,12 +112,13 @@ impl Worker {
         Ok(Self { bell, handler, thread })
     }
 
-    pub(crate) fn bell(&self) -> &Arc<Bell> {
+    /// What wakes the thread.
+    pub fn bell(&self) -> &Arc<Bell> {
         &self.bell
     }
 
     /// Waits until the thread has finished what it is at.
-    pub(crate) fn settle(&self) {
+    pub fn settle(&self) {
         drop(self.handler.lock());
     }
 
@@ -131,7 +133,7 @@ impl Worker {
     }
 
     /// Resets the handler, when the thread has finished what it is at.
-    pub(crate) fn reset(&self) {
+    pub fn reset(&self) {
         self.handler.lock().reset();
     }
 }
