@@ -18,7 +18,7 @@ pub enum Error {
     Name(posada_image::Error),
 
     /// A guest of this name runs.
-    #[error("the guest `{name}` runs already{}", process(*.process))]
+    #[error("the guest `{name}` runs already{}", by(*.process))]
     Runs {
         /// Its name.
         name: String,
@@ -61,7 +61,7 @@ pub enum Error {
     },
 }
 
-fn process(process: Option<u32>) -> String {
+fn by(process: Option<u32>) -> String {
     process.map(|id| format!(" (process {id})")).unwrap_or_default()
 }
 

@@ -14,7 +14,8 @@ const MAX_PATH: usize = 90;
 ///
 /// # Errors
 /// The folder cannot be opened.
-pub fn short_path(folder: &Path, name: &str) -> io::Result<(PathBuf, Option<File>)> {
+pub fn short_path(folder: &Path, name: impl AsRef<Path>) -> io::Result<(PathBuf, Option<File>)> {
+    let name = name.as_ref();
     let path = folder.join(name);
     if path.as_os_str().len() <= MAX_PATH {
         return Ok((path, None));
