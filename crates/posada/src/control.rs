@@ -9,7 +9,7 @@ use posada_manage::protocol::{Answer, Request};
 use posada_manage::{Client, Error, Found, Running};
 
 use crate::arguments::{OfSome, Rm, Stats, Stop};
-use crate::list::size;
+use crate::list::{print, size};
 use crate::status;
 
 /// How long a guest may take that is ended at once.
@@ -100,16 +100,19 @@ pub(crate) fn stats(arguments: &Stats) -> Result<u8> {
         bail!("the guest `{}` was asked for figures and answered something else", arguments.name);
     };
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&stats)?);
-        return Ok(status::DONE);
+        return print(&(serde_json::to_string_pretty(&stats)? + "\n"));
     }
-    println!("guest time      {:.1} s{}", stats.guest_time, if stats.paused { ", paused" } else { "" });
-    println!("processor time  {:.1} s", stats.cpu_time);
-    println!("memory          {}", size(stats.memory));
+    let paused = if stats.paused { ", paused" } else { "" };
+    let mut text = format!(
+        "guest time      {:.1} s{paused}\nprocessor time  {:.1} s\nmemory          {}\n",
+        stats.guest_time,
+        stats.cpu_time,
+        size(stats.memory)
+    );
     for (cpu, report) in stats.processors.iter().enumerate() {
-        print!("processor {cpu}\n{report}");
+        text += &format!("processor {cpu}\n{report}");
     }
-    Ok(status::DONE)
+    print(&text)
 }
 
 pub(crate) fn rm(arguments: &Rm) -> Result<u8> {

@@ -1,6 +1,7 @@
 //! `posada ps|inspect|logs`: what is known of guests.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
@@ -84,10 +85,8 @@ pub(crate) fn ps(arguments: &Ps) -> Result<u8> {
     }
     let describe = |name: &String| describe(name, found.iter().find(|guest| guest.name() == name), &guests);
     let all = names.iter().map(describe).collect::<Result<Vec<Value>>>()?;
-    let mut out = io::stdout().lock();
     if arguments.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
-        return Ok(status::DONE);
+        return print(&(serde_json::to_string_pretty(&all)? + "\n"));
     }
     let text = |guest: &Value, key: &str| match &guest[key] {
         Value::String(text) => text.clone(),
@@ -101,13 +100,23 @@ pub(crate) fn ps(arguments: &Ps) -> Result<u8> {
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: [usize; 4] = std::array::from_fn(width);
+    let mut table = String::new();
     for row in &rows {
         for (cell, width) in row.iter().zip(widths) {
-            write!(out, "{cell:width$}  ")?;
+            let _ = write!(table, "{cell:width$}  ");
         }
-        writeln!(out, "{}", row[4])?;
+        table += &row[4];
+        table.push('\n');
     }
-    Ok(status::DONE)
+    print(&table)
+}
+
+/// Writes to standard output, whose reader may have seen enough.
+pub(crate) fn print(text: &str) -> Result<u8> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("writing the answer"),
+        _ => Ok(status::DONE),
+    }
 }
 
 pub(crate) fn inspect(name: &str) -> Result<u8> {
@@ -115,8 +124,7 @@ pub(crate) fn inspect(name: &str) -> Result<u8> {
     if found.is_none() && guests.find(name)?.is_none() {
         return Err(Error::Unknown { name: name.to_owned() }.into());
     }
-    println!("{}", serde_json::to_string_pretty(&describe(name, found.as_ref(), &guests)?)?);
-    Ok(status::DONE)
+    print(&(serde_json::to_string_pretty(&describe(name, found.as_ref(), &guests)?)? + "\n"))
 }
 
 /// Bytes in a unit that people use.
