@@ -49,7 +49,9 @@ impl<'a> Client<'a> {
             io::ErrorKind::UnexpectedEof => self.problem("its supervisor has just ended"),
             _ => self.problem(error),
         })?;
-        match parse(&answer).map_err(|error| self.problem(format!("its supervisor's answer is none: {error}")))? {
+        match parse(&answer)
+            .map_err(|error| self.problem(format!("its supervisor's answer is none: {error}")))?
+        {
             Answer::Refused { problem } => Err(self.problem(problem)),
             answer => Ok((stream, answer)),
         }

@@ -87,8 +87,7 @@ pub struct Found {
 fn try_lock(folder: &Path, create: bool) -> io::Result<Option<File>> {
     let path = folder.join(LOCK);
     loop {
-        let file =
-            OpenOptions::new().read(true).write(true).create(create).mode(0o600).open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create(create).mode(0o600).open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

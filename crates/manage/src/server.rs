@@ -114,7 +114,9 @@ fn accept(listener: &UnixListener, machine: &Machine) {
         }
         if served.load(Ordering::Acquire) >= CONNECTIONS {
             let problem = "too many programs control this guest at once; try again later".to_owned();
-            let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write_all(&line(&Answer::Refused { problem })));
+            let _ = stream
+                .set_nonblocking(true)
+                .and_then(|()| (&stream).write_all(&line(&Answer::Refused { problem })));
             continue;
         }
         served.fetch_add(1, Ordering::AcqRel);

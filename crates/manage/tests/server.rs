@@ -16,7 +16,8 @@ use posada_pc::{Outcome, PcBuilder, Port};
 /// halt.
 fn kernel() -> Kernel {
     let magic = 0x1bad_b002u32;
-    let header = [magic, 1 << 16, 0u32.wrapping_sub(magic + (1 << 16)), 0x10_0000, 0x10_0000, 0, 0, 0x10_0020];
+    let header =
+        [magic, 1 << 16, 0u32.wrapping_sub(magic + (1 << 16)), 0x10_0000, 0x10_0000, 0, 0, 0x10_0020];
     let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
     image.extend([0xb0, b'P', 0x66, 0xba, 0xf8, 0x03, 0xee, 0xf4, 0xeb, 0xfd]);
     Kernel::new(Source::bytes(image))
@@ -113,7 +114,9 @@ fn clients_of_bad_will_are_refused_and_others_served() {
             let _ = stream.read_to_string(&mut answer);
             answer
         };
-        for bytes in [&b"\n"[..], b"{}\n", b"\xff\x00\n", b"{\"request\":\"fly\"}\n", &[b'['; 10_000], b"[[\n"] {
+        for bytes in
+            [&b"\n"[..], b"{}\n", b"\xff\x00\n", b"{\"request\":\"fly\"}\n", &[b'['; 10_000], b"[[\n"]
+        {
             let answer = say(bytes);
             assert!(answer.is_empty() || answer.contains("refused"), "{answer}");
         }

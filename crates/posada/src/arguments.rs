@@ -28,7 +28,9 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  posada ps\n  posada ps --all --json")]
     Ps(Ps),
     /// Runs a command in a guest that runs: its output and its exit status are ours
-    #[command(after_help = "Examples:\n  posada exec web -- systemctl status\n  tar c . | posada exec web -- tar x -C /srv")]
+    #[command(
+        after_help = "Examples:\n  posada exec web -- systemctl status\n  tar c . | posada exec web -- tar x -C /srv"
+    )]
     Exec(Exec),
     /// Joins a guest's console; Ctrl-A d leaves it again
     #[command(after_help = "Example:\n  posada console web")]

@@ -64,7 +64,12 @@ fn is_given(given: &ArgMatches, id: &str) -> bool {
 }
 
 /// The command line with a file's flags in it, where it does not say otherwise.
-fn merge(words: Vec<OsString>, run: &Command, given: &ArgMatches, table: &toml::Table) -> Result<Vec<OsString>> {
+fn merge(
+    words: Vec<OsString>,
+    run: &Command,
+    given: &ArgMatches,
+    table: &toml::Table,
+) -> Result<Vec<OsString>> {
     let (mut flags, mut command) = (Vec::new(), Vec::new());
     for (key, value) in table {
         let id = key.replace('-', "_");
@@ -121,7 +126,9 @@ fn values(arg: &Arg, value: &Value) -> Result<Vec<String>> {
         Value::Boolean(true) if is_flag(arg) => Ok(vec![String::new()]),
         Value::Boolean(false) if is_flag(arg) => Ok(Vec::new()),
         _ if is_flag(arg) => bail!("give true or false"),
-        Value::Array(values) if matches!(arg.get_action(), ArgAction::Append) => values.iter().map(one).collect(),
+        Value::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
+            values.iter().map(one).collect()
+        }
         Value::Array(_) => bail!("give one value, not a list"),
         value => Ok(vec![one(value)?]),
     }

@@ -235,7 +235,8 @@ pub(crate) fn plug(
     }
     if let Some(path) = vsock_path(arguments, entry)? {
         let make = || {
-            let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+            let (folder, name) =
+                (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
             let (short, kept) = posada_manage::short_path(folder, Path::new(name))?;
             Ok::<_, std::io::Error>((Vsock::new(GUEST_CONTEXT, short)?, kept))
         };

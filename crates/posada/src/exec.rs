@@ -13,8 +13,8 @@ use signal_hook::iterator::Signals;
 
 use crate::arguments::Exec;
 use crate::guest::takes_terminal;
-use crate::terminal::{self, Raw};
 use crate::status;
+use crate::terminal::{self, Raw};
 
 pub(crate) fn run(arguments: &Exec) -> Result<u8> {
     let guest = Running::open()?.running(&arguments.name)?;

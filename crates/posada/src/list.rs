@@ -41,7 +41,12 @@ fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
     let Some(time) = time else { return String::new() };
     let (date, hour, minute, second) = (time.date(), time.hour(), time.minute(), time.second());
-    format!("{}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", date.year(), u8::from(date.month()), date.day())
+    format!(
+        "{}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z",
+        date.year(),
+        u8::from(date.month()),
+        date.day()
+    )
 }
 
 /// All that is known of a guest, whether it runs or only has a disk.
@@ -78,8 +83,11 @@ fn describe(name: &str, found: Option<&Found>, guests: &Guests) -> Result<Value>
 pub(crate) fn ps(arguments: &Ps) -> Result<u8> {
     let (running, guests) = (Running::open()?, Guests::open()?);
     let found = running.list()?;
-    let mut names: BTreeSet<String> =
-        found.iter().filter(|guest| arguments.all || guest.runs()).map(|guest| guest.name().to_owned()).collect();
+    let mut names: BTreeSet<String> = found
+        .iter()
+        .filter(|guest| arguments.all || guest.runs())
+        .map(|guest| guest.name().to_owned())
+        .collect();
     if arguments.all {
         names.extend(guests.list()?.iter().map(|guest| guest.name().to_owned()));
     }

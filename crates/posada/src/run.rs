@@ -70,9 +70,7 @@ pub(crate) fn run(arguments: &Run, mut supervisor: Option<&mut Supervisor>) -> R
     let mut relay = None;
     if let Some(session) = &session {
         let streams = match shown.clone().filter(|_| is_detached && !session.is_shell()) {
-            Some(shown) => {
-                Streams { stdin: None, stdout: Box::new(shown.clone()), stderr: Box::new(shown) }
-            }
+            Some(shown) => Streams { stdin: None, stdout: Box::new(shown.clone()), stderr: Box::new(shown) },
             None => streams(session, &late, &ending),
         };
         let (new, writer) = start_relay(streams, &late);

@@ -142,7 +142,10 @@ fn a_paused_guest_stands_still_and_so_do_its_clocks() {
     place.say(&format!("resume {name}"));
     assert_eq!(waiting.wait_with_output().expect("it ends").stdout, b"woken\n");
     let (lived, passed) = (uptime() - before, began.elapsed());
-    assert!(lived < (passed - stood).as_secs_f64() + 0.5, "{lived} s in {passed:?}, of which {stood:?} paused");
+    assert!(
+        lived < (passed - stood).as_secs_f64() + 0.5,
+        "{lived} s in {passed:?}, of which {stood:?} paused"
+    );
     place.say(&format!("kill {name}"));
     assert!(place.say("ps --all").contains("ended (137)"));
 }
@@ -158,7 +161,8 @@ fn a_killed_supervisor_leaves_nothing_in_the_way() {
         place.say(&start);
         assert!(place.fail(&format!("run --disk {disk} debian -- true")).contains(disk));
         let listed = place.say("ps");
-        let process = listed.lines().nth(1).and_then(|row| row.split_whitespace().nth(2)).expect("it is listed");
+        let process =
+            listed.lines().nth(1).and_then(|row| row.split_whitespace().nth(2)).expect("it is listed");
         let killed = Command::new("kill").args(["-9", process]).status().expect("kill runs");
         assert!(killed.success());
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -184,7 +188,17 @@ fn a_detached_commands_output_and_status_are_kept() {
     assert_eq!(again.status.code(), Some(0), "{}", told(&again));
     assert!(!place.say("ps --all").contains("job"));
     // A command is asked to end as a person would ask it.
-    let words = ["run", "-d", "--name", "job", "debian", "--", "sh", "-c", "trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 0.1; done"];
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "job",
+        "debian",
+        "--",
+        "sh",
+        "-c",
+        "trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 0.1; done",
+    ];
     place.run(words);
     let deadline = Instant::now() + Duration::from_secs(60);
     while !place.say("logs job").contains("up") {
