@@ -13,14 +13,14 @@ mod against_host;
 mod boot_image;
 mod control_socket;
 mod device_registers;
-mod guest_frames;
 mod disk_image;
 mod disk_requests;
+mod guest_frames;
 mod instructions;
 mod session;
-mod translated;
 mod switch_peer;
 mod tcp_guest;
+mod translated;
 mod virtio;
 
 /// Any sequence of operations on every device of a PC.

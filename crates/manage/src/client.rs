@@ -1,5 +1,6 @@
 //! The other end of the control socket, and the way into the guest.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -26,7 +27,7 @@ impl<'a> Client<'a> {
         Self(guest)
     }
 
-    fn problem(&self, problem: impl ToString) -> Error {
+    fn problem(&self, problem: impl Display) -> Error {
         Error::Talk { name: self.0.name().to_owned(), problem: problem.to_string() }
     }
 

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn who_attaches_sees_the_end_and_then_what_is_said() {
         let mut console = Console::new(None).unwrap();
-        console.write_all(&[b'.'; 3 * KEPT]).unwrap();
+        console.write_all(&vec![b'.'; 3 * KEPT]).unwrap();
         console.write_all(b"prompt").unwrap();
         let (kept, said) = console.look().unwrap();
         assert!(kept.len() == KEPT && kept.ends_with(b"..prompt"));

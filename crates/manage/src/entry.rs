@@ -103,6 +103,16 @@ fn try_lock(folder: &Path, create: bool) -> io::Result<Option<File>> {
     }
 }
 
+/// Whether somebody has the lock of a folder; an error of kind `NotFound` if there is none. Those who only ask do not
+/// stand in each other's way.
+fn is_locked(folder: &Path) -> io::Result<bool> {
+    match File::open(folder.join(LOCK))?.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let mut text = Vec::new();
     File::open(path).ok()?.take(MAX_RECORD).read_to_end(&mut text).ok()?;
@@ -197,22 +207,30 @@ impl Running {
     pub fn find(&self, name: &str) -> Result<Option<Found>> {
         posada_image::check_name(name).map_err(Error::Name)?;
         let folder = self.folder.join(name);
-        let lock = match try_lock(&folder, false) {
-            Ok(lock) => lock,
+        let failed = |error| Error::io("look at", &folder)(error);
+        let runs = match is_locked(&folder) {
+            Ok(runs) => runs,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("look at", &folder)(error)),
+            Err(error) => return Err(failed(error)),
         };
         let started: Option<Started> = read(&folder.join(STARTED));
         let ended = read(&folder.join(ENDED));
-        if lock.is_some() {
-            remove_sockets(&folder);
-            // Of one that was killed, its log is of use only if nobody has seen it.
-            if !started.as_ref().is_some_and(|started| started.detached) {
-                fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
-                return Ok(None);
+        // Of one that was killed, its log is of use only if nobody has seen it.
+        let stays = started.as_ref().is_some_and(|started| started.detached);
+        if !runs && (!stays || folder.join(CONTROL).exists() || folder.join(VSOCK).exists()) {
+            match try_lock(&folder, false) {
+                Ok(Some(_lock)) if stays => remove_sockets(&folder),
+                Ok(Some(_lock)) => {
+                    fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+                    return Ok(None);
+                }
+                // Somebody looks or begins: it is cleared by them, or the next time.
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(failed(error)),
             }
         }
-        Ok(Some(Found { name: name.to_owned(), folder, runs: lock.is_none(), started, ended }))
+        Ok(Some(Found { name: name.to_owned(), folder, runs, started, ended }))
     }
 
     /// All that there are, by name, as [`find`](Self::find) finds them.
@@ -352,7 +370,7 @@ impl Found {
 
     /// Whether its supervisor lives now.
     pub fn still_runs(&self) -> bool {
-        matches!(try_lock(&self.folder, false), Ok(None))
+        is_locked(&self.folder).unwrap_or(false)
     }
 }
 

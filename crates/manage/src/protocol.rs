@@ -154,6 +154,6 @@ mod tests {
         assert!(parse::<Request>(deep.as_bytes()).is_err());
         let kind = |text: &[u8]| read_line(text).unwrap_err().kind();
         assert_eq!(kind(b"no end"), io::ErrorKind::UnexpectedEof);
-        assert_eq!(kind(&[b'x'; MAX_LINE + 2]), io::ErrorKind::InvalidData);
+        assert_eq!(kind(&vec![b'x'; MAX_LINE + 2]), io::ErrorKind::InvalidData);
     }
 }

@@ -1,5 +1,6 @@
 //! `posada stop|kill|pause|resume|stats|rm`: what is asked of guests that run.
 
+use std::fmt::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::status;
 const AT_ONCE: Duration = Duration::from_secs(20);
 
 /// Does `what` for each, says what fails, and goes on.
-fn each(names: &[String], mut what: impl FnMut(&str) -> Result<()>) -> Result<u8> {
+fn each(names: &[String], mut what: impl FnMut(&str) -> Result<()>) -> u8 {
     let mut status = status::DONE;
     for name in names {
         if let Err(error) = what(name) {
@@ -24,7 +25,7 @@ fn each(names: &[String], mut what: impl FnMut(&str) -> Result<()>) -> Result<u8
             status = status::CANNOT_RUN;
         }
     }
-    Ok(status)
+    status
 }
 
 /// Waits until the guest has ended; whether it has.
@@ -59,7 +60,7 @@ fn end(guest: &Found) -> Result<()> {
 
 pub(crate) fn stop(arguments: &Stop) -> Result<u8> {
     let running = Running::open()?;
-    each(&arguments.names, |name| {
+    Ok(each(&arguments.names, |name| {
         let guest = running.running(name)?;
         match Client::of(&guest).ask(Request::Stop) {
             Ok(_) | Err(Error::RunsNot { .. }) => {}
@@ -70,20 +71,20 @@ pub(crate) fn stop(arguments: &Stop) -> Result<u8> {
             end(&guest)?;
         }
         Ok(())
-    })
+    }))
 }
 
 pub(crate) fn kill(arguments: &OfSome) -> Result<u8> {
     let running = Running::open()?;
-    each(&arguments.names, |name| end(&running.running(name)?))
+    Ok(each(&arguments.names, |name| end(&running.running(name)?)))
 }
 
 fn ask(arguments: &OfSome, request: Request) -> Result<u8> {
     let running = Running::open()?;
-    each(&arguments.names, |name| {
+    Ok(each(&arguments.names, |name| {
         Client::of(&running.running(name)?).ask(request)?;
         Ok(())
-    })
+    }))
 }
 
 pub(crate) fn pause(arguments: &OfSome) -> Result<u8> {
@@ -110,14 +111,14 @@ pub(crate) fn stats(arguments: &Stats) -> Result<u8> {
         size(stats.memory)
     );
     for (cpu, report) in stats.processors.iter().enumerate() {
-        text += &format!("processor {cpu}\n{report}");
+        let _ = write!(text, "processor {cpu}\n{report}");
     }
     print(&text)
 }
 
 pub(crate) fn rm(arguments: &Rm) -> Result<u8> {
     let (running, guests) = (Running::open()?, Guests::open()?);
-    each(&arguments.names, |name| {
+    Ok(each(&arguments.names, |name| {
         let found = running.find(name)?;
         if let Some(guest) = found.as_ref().filter(|guest| guest.runs()) {
             if !arguments.force {
@@ -136,5 +137,5 @@ pub(crate) fn rm(arguments: &Rm) -> Result<u8> {
         }
         drop(place);
         Ok(())
-    })
+    }))
 }

@@ -31,7 +31,7 @@ struct Ending {
 }
 
 /// Runs the guest; with a name, under supervision.
-pub(crate) fn run(arguments: &Run, mut supervisor: Option<&mut Supervisor>) -> Result<u8> {
+pub(crate) fn run(arguments: &Run, supervisor: Option<&mut Supervisor>) -> Result<u8> {
     let is_detached = arguments.detach;
     let session = guest::session(arguments);
     let guest = guest::choose(arguments, session.as_ref())?;
@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: &Run, mut supervisor: Option<&mut Supervisor>) -> R
     let raw = if !is_detached && (on_console || takes_terminal()) { Raw::enter()? } else { None };
     let relay = relay.map(Arc::new);
     watch_signals(&handle, &ending, relay.clone())?;
-    if let Some(supervisor) = supervisor.as_deref_mut() {
+    if let Some(supervisor) = supervisor {
         let command = relay.as_ref().filter(|_| !on_console).map(Arc::downgrade);
         let (stopped, killed) = (handle.clone(), (handle.clone(), Arc::clone(&ending)));
         let stop = move || {

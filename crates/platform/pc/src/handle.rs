@@ -66,7 +66,9 @@ impl Handle {
         }
         self.board.control.want_pause(true);
         let cpus = &self.board.wiring.apics.cpus;
-        cpus.iter().for_each(|cpu| cpu.attention.kick());
+        for cpu in cpus {
+            cpu.attention.kick();
+        }
         let stands = self.board.control.wait_for_standing(cpus.len() as u32);
         if stands {
             self.board.clock.pause();

