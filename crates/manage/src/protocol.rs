@@ -24,7 +24,7 @@ pub const MAX_LINE: usize = 256 << 10;
 pub enum Request {
     /// How is it?
     Status,
-    /// Ask the guest to end: its power button is pressed, a command gets SIGTERM.
+    /// Ask the guest to end: its power button is pressed; a command gets SIGTERM, the first time.
     Stop,
     /// End the run at once.
     Kill,

@@ -16,6 +16,9 @@ use crate::status;
 /// How long a guest may take that is ended at once.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
+/// How long until a guest is asked again to end: one that is still starting does not hear of its power button.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
 /// Does `what` for each, says what fails, and goes on.
 fn each(names: &[String], mut what: impl FnMut(&str) -> Result<()>) -> u8 {
     let mut status = status::DONE;
@@ -62,15 +65,22 @@ pub(crate) fn stop(arguments: &Stop) -> Result<u8> {
     let running = Running::open()?;
     Ok(each(&arguments.names, |name| {
         let guest = running.running(name)?;
-        match Client::of(&guest).ask(Request::Stop) {
-            Ok(_) | Err(Error::RunsNot { .. }) => {}
-            Err(error) => return Err(error.into()),
+        let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match Client::of(&guest).ask(Request::Stop) {
+                Ok(_) | Err(Error::RunsNot { .. }) => {}
+                Err(error) if wait_for_end(&guest, left.min(ASK_AGAIN)) => tracing::debug!(%error, "ended"),
+                Err(error) => return Err(error.into()),
+            }
+            if wait_for_end(&guest, left.min(ASK_AGAIN)) {
+                return Ok(());
+            }
+            if left.is_zero() {
+                eprintln!("posada: `{name}` did not end within {} s, and is ended", arguments.timeout);
+                return end(&guest);
+            }
         }
-        if !wait_for_end(&guest, Duration::from_secs(arguments.timeout)) {
-            eprintln!("posada: `{name}` did not end within {} s, and is ended", arguments.timeout);
-            end(&guest)?;
-        }
-        Ok(())
     }))
 }
 

@@ -99,9 +99,12 @@ pub(crate) fn run(arguments: &Run, supervisor: Option<&mut Supervisor>) -> Resul
     if let Some(supervisor) = supervisor {
         let command = relay.as_ref().filter(|_| !on_console).map(Arc::downgrade);
         let (stopped, killed) = (handle.clone(), (handle.clone(), Arc::clone(&ending)));
+        let asked = AtomicBool::new(false);
         let stop = move || {
             stopped.press_power_button();
-            if let Some(command) = command.as_ref().and_then(Weak::upgrade) {
+            // A button may be pressed again; a command is told once.
+            let is_first = !asked.swap(true, Ordering::AcqRel);
+            if let Some(command) = command.as_ref().and_then(Weak::upgrade).filter(|_| is_first) {
                 command.signal(SIGTERM as u8);
             }
         };
@@ -164,7 +167,8 @@ pub(crate) fn run(arguments: &Run, supervisor: Option<&mut Supervisor>) -> Resul
         Outcome::DebugExit(status) => return Ok(*status),
         Outcome::PoweredOff | Outcome::Reset | Outcome::Stopped => {}
     }
-    let Some(finished) = finished else { return Ok(status::DONE) };
+    // How the shell ended on a console that is nobody's says nothing of the guest: systems end it when they power off.
+    let Some(finished) = finished.filter(|_| !(is_detached && on_console)) else { return Ok(status::DONE) };
     match finished.context("passing the command's streams")? {
         Some(end) => {
             if let Some(complaint) = end.complaint() {
