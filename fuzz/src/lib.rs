@@ -11,6 +11,7 @@
 
 mod against_host;
 mod boot_image;
+mod control_socket;
 mod device_registers;
 mod disk_image;
 mod disk_requests;
@@ -93,6 +94,14 @@ pub fn against_host(data: &[u8]) {
 /// If the two end differently: that is the finding.
 pub fn translated(data: &[u8]) {
     translated::run(data);
+}
+
+/// Any bytes on a control socket.
+///
+/// # Panics
+/// If the reader or the parser misbehaves: that is the finding.
+pub fn control_socket(data: &[u8]) {
+    control_socket::run(data);
 }
 
 /// Any driver of a virtio device.

@@ -280,7 +280,7 @@ fn descriptor(card: &mut E1000, ram: &GuestRam, bytes: &mut Bytes<'_>) {
     }
     // Legacy, context, data.
     descriptor[10] = descriptor[10] & 0x0f | if shape & 3 == 1 { 0 } else { 0x10 };
-    descriptor[11] = if shape & 3 == 0 { descriptor[11] & !0x20 } else { descriptor[11] | 0x20 };
+    descriptor[11] = if shape.is_multiple_of(4) { descriptor[11] & !0x20 } else { descriptor[11] | 0x20 };
     descriptor[11] ^= bytes.u8() & 0x0d;
     let _ = ram.write(Gpa(TRANSMIT_RING + 16 * tail), &descriptor);
     card.write_bar(0, 0x3818, 4, (tail + 1) % COUNT);

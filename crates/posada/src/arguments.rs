@@ -24,6 +24,41 @@ pub(crate) enum Command {
     /// Runs a guest
     #[command(after_help = format!("{EXAMPLES}\n\n{}", status::TABLE))]
     Run(Box<Run>),
+    /// Lists guests that run under a name
+    #[command(after_help = "Examples:\n  posada ps\n  posada ps --all --json")]
+    Ps(Ps),
+    /// Runs a command in a guest that runs: its output and its exit status are ours
+    #[command(
+        after_help = "Examples:\n  posada exec web -- systemctl status\n  tar c . | posada exec web -- tar x -C /srv"
+    )]
+    Exec(Exec),
+    /// Joins a guest's console; Ctrl-A d leaves it again
+    #[command(after_help = "Example:\n  posada console web")]
+    Console(OfOne),
+    /// Shows what a guest has said on its console, or a detached command has written
+    #[command(after_help = "Examples:\n  posada logs web\n  posada logs --follow web")]
+    Logs(Logs),
+    /// Asks guests to end, and ends those that do not
+    #[command(after_help = "Example:\n  posada stop --timeout 60 web")]
+    Stop(Stop),
+    /// Ends guests at once
+    #[command(after_help = "Example:\n  posada kill web")]
+    Kill(OfSome),
+    /// Has guests stand still, and their clocks with them
+    #[command(after_help = "Example:\n  posada pause web")]
+    Pause(OfSome),
+    /// Lets guests go on that stand still
+    #[command(after_help = "Example:\n  posada resume web")]
+    Resume(OfSome),
+    /// Shows what a guest has used, and what its engine has done
+    #[command(after_help = "Example:\n  posada stats web")]
+    Stats(Stats),
+    /// Prints all that is known of a guest, as JSON
+    #[command(after_help = "Example:\n  posada inspect web")]
+    Inspect(OfOne),
+    /// Removes guests, with their disks and logs
+    #[command(after_help = "Example:\n  posada rm web")]
+    Rm(Rm),
     /// Lists and removes images that were fetched
     Image(Image),
     /// Makes, describes, converts and checks disk images
@@ -36,6 +71,8 @@ Examples:
   posada run debian -- uname -r            one command; its output and its exit status are ours
   posada run debian:bookworm               a whole Debian with systemd, on a disk; changes are thrown away
   posada run --name web debian:bookworm    ... which are kept, for the next run with this name
+  posada run -d --name web debian          ... in the background: see posada ps, console, exec, stop
+  posada run --config web.toml             flags from a file, such as: publish = ['8080:80']
   posada run --kernel vmlinuz --initrd initrd.gz --append console=ttyS0 --memory 1G
 
 Keys, where standard input is a terminal: Ctrl-A x ends the guest, Ctrl-A h lists the others.";
@@ -45,7 +82,7 @@ Keys, where standard input is a terminal: Ctrl-A x ends the guest, Ctrl-A h list
 pub(crate) struct Run {
     /// An image by name, made when it is first used: debian (a kernel and a shell in memory), or debian:SUITE (a whole
     /// system on a disk), such as debian:bookworm
-    #[arg(value_name = "IMAGE", required_unless_present = "kernel", conflicts_with = "kernel")]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["kernel", "config"], conflicts_with = "kernel")]
     pub image: Option<String>,
 
     /// A kernel file: bzImage, ELF with a PVH note, or multiboot
@@ -60,9 +97,23 @@ pub(crate) struct Run {
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub append: Option<String>,
 
-    /// Keep the guest's disk under this name, for the next run with the same name
-    #[arg(long, value_name = "NAME", requires = "image")]
+    /// What the guest is called, here and by other commands; the disk of an image that has one is kept under this name,
+    /// for the next run with it
+    #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+
+    /// Leave the guest running in the background, and print its name
+    #[arg(long, short)]
+    pub detach: bool,
+
+    /// A TOML file with more flags: `memory = "1G"`, `no-reboot = true`, `disk = ["a.qcow2", "b.img,ro"]`, `image =
+    /// "debian"`, `command = ["uname", "-r"]`; those given here count instead
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// This process is the supervisor of a detached guest of this name, whose starter waits on standard output
+    #[arg(long, value_name = "NAME", hide = true, requires = "detach")]
+    pub supervisor: Option<String>,
 
     /// Guest memory: a number with K, M, G or T; without a letter, MiB [default: 512M, for debian:SUITE 1G]
     #[arg(long, short, value_name = "SIZE")]
@@ -142,6 +193,79 @@ pub(crate) struct Run {
     /// A command to run in the guest instead of a shell
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "kernel")]
     pub command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(crate) struct Ps {
+    /// Those that have ended or have not run yet, too
+    #[arg(long, short)]
+    pub all: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Exec {
+    /// Which guest
+    pub name: String,
+    /// How long to wait, in seconds, for a guest that is still starting
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub wait: u64,
+    /// The command
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(crate) struct OfOne {
+    /// Which guest
+    pub name: String,
+}
+
+#[derive(Args)]
+pub(crate) struct OfSome {
+    /// Which guests
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Logs {
+    /// Which guest
+    pub name: String,
+    /// Go on as the guest does
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Stop {
+    /// Which guests
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// How long a guest may take, in seconds
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 30)]
+    pub timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct Stats {
+    /// Which guest
+    pub name: String,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Rm {
+    /// Which guests
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Even those that run, which are ended first
+    #[arg(long, short)]
+    pub force: bool,
 }
 
 #[derive(Args)]

@@ -1,10 +1,11 @@
 //! What is plugged into the machine: from the command line's words to devices.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use posada_manage::Entry;
 use posada_network::limit::Rates;
 use posada_network::link::{self, Capacity, Link};
 use posada_network::nat::{self, Nat};
@@ -246,8 +247,24 @@ impl Drop for Removed {
     }
 }
 
-/// Plugs in what the command line asks for.
-pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run, beside: &mut Beside) -> Result<PcBuilder> {
+/// Where the way to the guest's sockets is: where the user wants it, or in the folder of a guest with a name.
+pub(crate) fn vsock_path(arguments: &Run, entry: Option<&Entry>) -> Result<Option<PathBuf>> {
+    match &arguments.vsock {
+        Some(path) => {
+            let absolute = std::path::absolute(path);
+            absolute.map(Some).with_context(|| format!("finding the folder of {}", path.display()))
+        }
+        None => Ok(entry.map(Entry::vsock)),
+    }
+}
+
+/// Plugs in what the command line asks for, and what others need who reach the guest by its name.
+pub(crate) fn plug(
+    mut builder: PcBuilder,
+    arguments: &Run,
+    entry: Option<&Entry>,
+    beside: &mut Beside,
+) -> Result<PcBuilder> {
     for (index, spec) in arguments.disk.iter().enumerate() {
         let options = posada_storage::Options {
             format: spec.format,
@@ -287,11 +304,17 @@ pub(crate) fn plug(mut builder: PcBuilder, arguments: &Run, beside: &mut Beside)
             .with_context(|| format!("sharing the folder {}", spec.path.display()))?;
         builder = builder.device(share);
     }
-    if let Some(path) = &arguments.vsock {
-        let vsock = Vsock::new(GUEST_CONTEXT, path)
+    if let Some(path) = vsock_path(arguments, entry)? {
+        let make = || {
+            let (folder, name) =
+                (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+            let (short, kept) = posada_manage::short_path(folder, Path::new(name))?;
+            Ok::<_, std::io::Error>((Vsock::new(GUEST_CONTEXT, short)?, kept))
+        };
+        let (vsock, kept) = make()
             .with_context(|| format!("making the socket {} (does another guest use it?)", path.display()))?;
         builder = builder.device(vsock);
-        beside.others.push(Box::new(Removed(path.clone())));
+        beside.others.push(Box::new((Removed(path), kept)));
     }
     Ok(builder)
 }

@@ -86,13 +86,15 @@ fn from_image(name: &str, guest: Option<&str>, session: &Session) -> Result<(Gue
     let images = Images::open()?.with_machine(Arc::new(Workshop));
     let mut bars = Bars::default();
     let mut hostname = String::new();
-    let (image, disk) = match guest {
-        Some(guest) => {
-            let guest = Guests::open()?.open_or_create(guest, name, &images, &mut bars)?;
+    let kept = guest.map(|guest| Guests::open()?.open_or_create(guest, name, &images, &mut bars));
+    let (image, disk) = match kept {
+        Some(Ok(guest)) => {
             hostname = format!(" systemd.hostname={}", guest.name());
             (guest.image()?, Some((guest.disk(), Options::default())))
         }
-        None => {
+        // A system in memory has nothing to keep; its name is for other commands.
+        Some(Err(error)) if !matches!(error, posada_image::Error::NoDisk { .. }) => return Err(error.into()),
+        None | Some(Err(_)) => {
             let image = images.get(name, &mut bars)?;
             // Changes are thrown away.
             let disk = image.disk().map(|path| (path, Options { snapshot: true, ..Options::default() }));
@@ -100,10 +102,11 @@ fn from_image(name: &str, guest: Option<&str>, session: &Session) -> Result<(Gue
         }
     };
     drop(bars);
+    let keeps_disk = disk.as_ref().is_some_and(|(_, options)| !options.snapshot);
     let disk = disk.map(|(path, options)| {
         posada_storage::open(&path, &options).with_context(|| format!("opening the disk {}", path.display()))
     });
-    let initrd = initrd(&image, session, guest.is_some())?;
+    let initrd = initrd(&image, session, keeps_disk)?;
     let kernel = Kernel::new(open("kernel", &image.kernel())?).initrd(Source::bytes(initrd));
     let words = image.append(session) + &hostname;
     Ok((Guest { kernel, disk: disk.transpose()?, memory: image.memory() }, words))

@@ -15,6 +15,15 @@ Ctrl-A t  show what the engine has done\r
 Ctrl-A Ctrl-A  send Ctrl-A to the guest\r
 ";
 
+/// What the list says where a console was joined.
+pub(crate) const JOINED_HELP: &str = "\r
+Ctrl-A h  this list\r
+Ctrl-A d  leave the console; the guest goes on\r
+Ctrl-A x  end the guest at once\r
+Ctrl-A p  press the power button\r
+Ctrl-A Ctrl-A  send Ctrl-A to the guest\r
+";
+
 /// What a key asks of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -25,6 +34,7 @@ pub(crate) enum Action {
     Break,
     Registers,
     Report,
+    Detach,
 }
 
 /// Tells our keys from the guest's.
@@ -54,6 +64,7 @@ impl Keys {
                 b'b' => act(Action::Break),
                 b's' => act(Action::Registers),
                 b't' => act(Action::Report),
+                b'd' => act(Action::Detach),
                 // Ctrl-A twice, or Ctrl-A a, as QEMU and screen have it.
                 ESCAPE | b'a' => guests.push(ESCAPE),
                 // Not one of ours: nobody's.

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use posada_image::session::{PortWriter, Relay, Session, Streams};
 use posada_pc::{Handle, OnReset, OnTripleFault, Outcome, Pc, PcBuilder, Port};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use crate::arguments::Run;
 use crate::devices::Beside;
 use crate::guest::takes_terminal;
 use crate::keys::{Action, HELP, Keys};
+use crate::supervise::Supervisor;
 use crate::terminal::{self, Raw};
-use crate::{devices, guest, status, trace};
+use crate::{devices, guest, status};
 
 /// How much of the console is kept for when a command fails to run, in bytes.
 const CONSOLE_TAIL: usize = 16 << 10;
@@ -30,15 +31,16 @@ struct Ending {
     signal: AtomicU8,
 }
 
-pub(crate) fn run(arguments: &Run) -> Result<u8> {
+/// Runs the guest; with a name, under supervision.
+pub(crate) fn run(arguments: &Run, supervisor: Option<&mut Supervisor>) -> Result<u8> {
     let mut closed = true;
-    let status = run_guest(arguments, &mut closed)?;
+    let status = run_guest(arguments, supervisor, &mut closed)?;
     Ok(if closed || status != status::DONE { status } else { status::CANNOT_RUN })
 }
 
 /// Runs the guest, and notes in `closed` whether all that it wrote to its disks is there.
-fn run_guest(arguments: &Run, closed: &mut bool) -> Result<u8> {
-    trace::start(&arguments.trace);
+fn run_guest(arguments: &Run, supervisor: Option<&mut Supervisor>, closed: &mut bool) -> Result<u8> {
+    let is_detached = arguments.detach;
     let session = guest::session(arguments);
     let guest = guest::choose(arguments, session.as_ref())?;
     let mut builder = PcBuilder::new(guest.kernel)
@@ -66,32 +68,63 @@ fn run_guest(arguments: &Run, closed: &mut bool) -> Result<u8> {
         beside.keep(&disk);
         builder = builder.disk(disk, "posada");
     }
-    builder = devices::plug(builder, arguments, &mut beside)?;
+    let entry = supervisor.as_ref().map(|supervisor| &supervisor.entry);
+    builder = devices::plug(builder, arguments, entry, &mut beside)?;
 
     // The relay needs the machine's handle, and the machine the relay's writer.
     let late: Arc<Mutex<Option<Handle>>> = Arc::default();
     let ending = Arc::new(Ending::default());
     let console = Console::default();
+    let shown = supervisor.as_ref().map(|supervisor| supervisor.console.clone());
     let mut relay = None;
     if let Some(session) = &session {
-        let (new, writer) = start_relay(session, &late, &ending);
+        let streams = match shown.clone().filter(|_| is_detached && !session.is_shell()) {
+            Some(shown) => Streams { stdin: None, stdout: Box::new(shown.clone()), stderr: Box::new(shown) },
+            None => streams(session, &late, &ending),
+        };
+        let (new, writer) = start_relay(streams, &late);
         builder = builder.serial(Port::Com2, writer);
         relay = Some(new);
     }
     let on_console = session.as_ref().is_none_or(Session::is_shell);
-    builder = match (on_console, arguments.verbose) {
-        (true, _) => builder.serial(Port::Com1, io::stdout()),
-        (false, true) => builder.serial(Port::Com1, io::stderr()),
-        (false, false) => builder.serial(Port::Com1, console.clone()),
+    let own: Box<dyn Write + Send> = match (on_console, arguments.verbose) {
+        (true, _) if is_detached => Box::new(io::sink()),
+        (true, _) => Box::new(io::stdout()),
+        (false, true) if !is_detached => Box::new(io::stderr()),
+        (false, _) => Box::new(console.clone()),
+    };
+    // The log of a detached command is what it writes, and nothing else.
+    builder = match shown.filter(|_| on_console || !is_detached) {
+        Some(shown) => builder.serial(Port::Com1, Both(own, shown)),
+        None => builder.serial(Port::Com1, own),
     };
     let mut pc = builder.build()?;
     let handle = pc.handle();
     *late.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
 
-    let raw = if on_console || takes_terminal() { Raw::enter()? } else { None };
+    let raw = if !is_detached && (on_console || takes_terminal()) { Raw::enter()? } else { None };
     let relay = relay.map(Arc::new);
     watch_signals(&handle, &ending, relay.clone())?;
-    if on_console {
+    if let Some(supervisor) = supervisor {
+        let command = relay.as_ref().filter(|_| !on_console).map(Arc::downgrade);
+        let (stopped, killed) = (handle.clone(), (handle.clone(), Arc::clone(&ending)));
+        let asked = AtomicBool::new(false);
+        let stop = move || {
+            stopped.press_power_button();
+            // A button may be pressed again; a command is told once.
+            let is_first = !asked.swap(true, Ordering::AcqRel);
+            if let Some(command) = command.as_ref().and_then(Weak::upgrade).filter(|_| is_first) {
+                command.signal(SIGTERM as u8);
+            }
+        };
+        let kill = move || {
+            killed.1.signal.store(SIGKILL as u8, Ordering::Release);
+            killed.0.stop();
+        };
+        let vsock = devices::vsock_path(arguments, Some(&supervisor.entry))?;
+        supervisor.start(arguments, vsock.unwrap_or_default(), &handle, Arc::new(stop), Arc::new(kill))?;
+    }
+    if on_console && !is_detached {
         let ends_input = session.is_some();
         let keys = raw.is_some();
         let (handle, ending) = (handle.clone(), Arc::clone(&ending));
@@ -145,7 +178,8 @@ fn run_guest(arguments: &Run, closed: &mut bool) -> Result<u8> {
         Outcome::DebugExit(status) => return Ok(*status),
         Outcome::PoweredOff | Outcome::Reset | Outcome::Stopped => {}
     }
-    let Some(finished) = finished else { return Ok(status::DONE) };
+    // How the shell ended on a console that is nobody's says nothing of the guest: systems end it when they power off.
+    let Some(finished) = finished.filter(|_| !(is_detached && on_console)) else { return Ok(status::DONE) };
     match finished.context("passing the command's streams")? {
         Some(end) => {
             if let Some(complaint) = end.complaint() {
@@ -162,12 +196,25 @@ fn run_guest(arguments: &Run, closed: &mut bool) -> Result<u8> {
     }
 }
 
-fn start_relay(
-    session: &Session,
-    late: &Arc<Mutex<Option<Handle>>>,
-    ending: &Arc<Ending>,
-) -> (Relay, PortWriter) {
-    let streams = if session.is_shell() {
+/// Writes to both.
+struct Both(Box<dyn Write + Send>, posada_manage::Console);
+
+impl Write for Both {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.0.write(bytes)?;
+        self.1.write_all(&bytes[..count])?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.flush()?;
+        self.0.flush()
+    }
+}
+
+/// The streams of a session's command.
+fn streams(session: &Session, late: &Arc<Mutex<Option<Handle>>>, ending: &Arc<Ending>) -> Streams {
+    if session.is_shell() {
         Streams { stdin: None, stdout: Box::new(io::sink()), stderr: Box::new(io::sink()) }
     } else if takes_terminal() {
         let stdin = TypedKeys {
@@ -179,7 +226,10 @@ fn start_relay(
         Streams { stdin: Some(Box::new(stdin)), ..Streams::inherit() }
     } else {
         Streams::inherit()
-    };
+    }
+}
+
+fn start_relay(streams: Streams, late: &Arc<Mutex<Option<Handle>>>) -> (Relay, PortWriter) {
     let late = Arc::clone(late);
     Relay::start(streams, move |bytes| {
         let handle = late.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -233,6 +283,8 @@ fn act(action: Action, handle: &Handle, ending: &Ending) {
             handle.stop();
         }
         Action::PowerButton => handle.press_power_button(),
+        // This process is the guest's.
+        Action::Detach => {}
         Action::Reset => handle.reset(),
         Action::Break => handle.send_break(Port::Com1),
         Action::Registers => {

@@ -2,6 +2,8 @@
 
 /// The machine ended as it was asked to.
 pub(crate) const DONE: u8 = 0;
+/// The command line is wrong, as clap has it.
+pub(crate) const WRONG: u8 = 2;
 /// A triple fault: the guest's processor has shut down.
 pub(crate) const TRIPLE_FAULT: u8 = 121;
 /// The engine could not go on.

@@ -4,6 +4,9 @@
 //! starts the command on pipes, on a pseudo-terminal or on the guest's console, passes bytes both ways by the protocol
 //! in `wire.rs`, reports how the command ended and exits.
 //!
+//! As `posada-agent --serve` it waits for the host on a socket instead (AF_VSOCK), and does the same for each session that
+//! comes in by a connection, with the connection as its channel.
+//!
 //! It has no allocator and no library but `core`: everything lives in a few fixed buffers, so that it is a program of
 //! some kilobytes which an interpreted processor starts at once.
 
@@ -33,18 +36,51 @@ extern "C" fn start(stack: *const usize) -> ! {
         CStr::from_ptr(*stack.add(2) as *const _)
     };
     reserve_standard_descriptors();
+    if path == c"--serve" {
+        serve();
+    }
     let session = match Session::load(path) {
         Ok(session) => session,
         Err(error) => fail(b"cannot read the session file", error),
     };
     let channel = open_channel(&session);
-    let command = match spawn(&session) {
+    run(&session, channel)
+}
+
+/// Runs a session's command, with its streams on the channel.
+fn run(session: &Session, channel: Fd) -> ! {
+    let command = match spawn(session) {
         Ok(command) => command,
         Err(error) => fail(b"cannot start a process", error),
     };
     sys::block_sigpipe();
     Relay::new(channel, command).run();
     sys::exit(0)
+}
+
+/// Runs every session that the host brings, each in a process of its own.
+fn serve() -> ! {
+    let listener = match sys::listen_on_vsock(wire::EXEC_PORT) {
+        Ok(listener) => listener,
+        Err(error) => fail(b"cannot listen for the host", error),
+    };
+    loop {
+        let connection = match sys::accept(listener) {
+            Ok(connection) => connection,
+            Err(Errno::INTR) => continue,
+            Err(error) => fail(b"cannot listen for the host any more", error),
+        };
+        if matches!(sys::fork(), Ok(0)) {
+            let _ = sys::close(listener);
+            match Session::receive(connection).and_then(|s| sys::set_nonblocking(connection).map(|()| s)) {
+                Ok(session) => run(&session, connection),
+                Err(error) => fail(b"the host's session is none", error),
+            }
+        }
+        // The child has it, or nobody: then the host sees it close.
+        let _ = sys::close(connection);
+        sys::reap();
+    }
 }
 
 /// Descriptors 0 to 2 must be taken, or a pipe of ours might get one of them.

@@ -7,6 +7,7 @@
 use core::ffi::CStr;
 
 use crate::sys::{self, Errno, Fd};
+use crate::wire;
 
 /// What the command's standard streams are.
 #[derive(Clone, Copy)]
@@ -35,7 +36,24 @@ pub struct Session {
 impl Session {
     /// Reads and parses the file at `path`.
     pub fn load(path: &CStr) -> sys::Result<Self> {
-        let text = read_file(path)?;
+        Self::parse(read_file(path)?)
+    }
+
+    /// Takes a session from a host that has just connected.
+    pub fn receive(connection: Fd) -> sys::Result<Self> {
+        let mut length = [0; 4];
+        fill(connection, &mut length)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > wire::MAX_SESSION {
+            return Err(Errno::TOO_BIG);
+        }
+        // SAFETY: a fresh mapping of as many bytes which nothing else refers to; the last one stays zero.
+        let memory = unsafe { core::slice::from_raw_parts_mut(sys::memory(length + 1)?, length + 1) };
+        fill(connection, &mut memory[..length])?;
+        Self::parse(memory)
+    }
+
+    fn parse(text: &'static [u8]) -> sys::Result<Self> {
         let fields = text.split(|&byte| byte == 0).count();
         // One slot more than there can be strings: the null at the end. Arguments get one slot in front as well.
         let slots = fields + 2;
@@ -149,10 +167,22 @@ fn number(digits: &[u8]) -> u16 {
     })
 }
 
+/// Reads until `bytes` are full.
+fn fill(fd: Fd, bytes: &mut [u8]) -> sys::Result<()> {
+    let mut have = 0;
+    while have < bytes.len() {
+        match sys::read(fd, &mut bytes[have..])? {
+            0 => return Err(Errno::NOENT),
+            count => have += count,
+        }
+    }
+    Ok(())
+}
+
 /// The whole of a file, in memory that stays, with a zero byte behind it.
 fn read_file(path: &CStr) -> sys::Result<&'static [u8]> {
     // Linux takes at most a quarter of the stack, 2 MiB, for arguments and environment together (execve(2)).
-    const LIMIT: usize = 4 << 20;
+    const LIMIT: usize = wire::MAX_SESSION + 1;
     let fd: Fd = sys::open(path, sys::O_CLOEXEC)?;
     // SAFETY: a fresh mapping of LIMIT bytes which nothing else refers to.
     let memory = unsafe { core::slice::from_raw_parts_mut(sys::memory(LIMIT)?, LIMIT) };

@@ -13,6 +13,7 @@ pub struct Errno(pub i32);
 impl Errno {
     pub const NOENT: Self = Self(2);
     pub const INTR: Self = Self(4);
+    pub const TOO_BIG: Self = Self(7);
     pub const NOEXEC: Self = Self(8);
     pub const AGAIN: Self = Self(11);
     pub const ACCES: Self = Self(13);
@@ -178,6 +179,37 @@ pub fn wait(process: i32) -> Result<i32> {
     // SAFETY: the kernel writes one `int`.
     unsafe { syscall(61, [process as usize, (&raw mut status) as usize, 0, 0, 0, 0]) }?;
     Ok(status)
+}
+
+/// Lets go of every child that has ended.
+pub fn reap() {
+    const WNOHANG: usize = 1;
+    // SAFETY: no status is asked for. -1 is any child.
+    while matches!(unsafe { syscall(61, [usize::MAX, 0, WNOHANG, 0, 0, 0]) }, Ok(1..)) {}
+}
+
+/// A socket that listens on a port of this machine's, for its host (vsock(7)).
+pub fn listen_on_vsock(port: u32) -> Result<Fd> {
+    const AF_VSOCK: usize = 40;
+    const SOCK_STREAM_CLOEXEC: usize = 1 | O_CLOEXEC;
+    const BACKLOG: usize = 16;
+    /// `struct sockaddr_vm`: family, zero, port, any context, flags, zeros.
+    #[repr(C)]
+    struct Address(u16, u16, u32, u32, [u8; 4]);
+    let address = Address(AF_VSOCK as u16, 0, port, u32::MAX, [0; 4]);
+    // SAFETY: the kernel reads the address alone, which has the size that it is told.
+    unsafe {
+        let socket = syscall(41, [AF_VSOCK, SOCK_STREAM_CLOEXEC, 0, 0, 0, 0])?;
+        syscall(49, [socket, (&raw const address) as usize, size_of::<Address>(), 0, 0, 0])?;
+        syscall(50, [socket, BACKLOG, 0, 0, 0, 0])?;
+        Ok(socket as Fd)
+    }
+}
+
+/// Waits for somebody to connect.
+pub fn accept(listener: Fd) -> Result<Fd> {
+    // SAFETY: nobody asks for the other's address.
+    unsafe { syscall(288, [listener as usize, 0, 0, O_CLOEXEC, 0, 0]) }.map(|fd| fd as Fd)
 }
 
 /// Blocks SIGPIPE: a stream that has lost its other end is an error where it is written to.

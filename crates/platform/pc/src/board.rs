@@ -39,6 +39,8 @@ pub(crate) struct Board {
     pub(crate) debug_exit: bool,
     /// Whether processors run, or are about to.
     pub(crate) running: AtomicBool,
+    /// Held by whoever pauses the machine or lets it go on.
+    pub(crate) pausing: Mutex<()>,
     /// Whether no guest will read what is sent to it.
     pub(crate) ended: AtomicBool,
     pit: Mutex<Pit<IsaLine>>,
@@ -135,6 +137,7 @@ impl Board {
             serial: [port(), port()],
             debug_exit,
             running: AtomicBool::new(false),
+            pausing: Mutex::new(()),
             ended: AtomicBool::new(false),
             pit: Mutex::new(Pit::new(line(0))),
             cmos: Mutex::new(cmos),
@@ -207,7 +210,8 @@ impl Board {
             if !self.running.load(Ordering::Acquire) {
                 return;
             }
-            let next = self.tick();
+            // A clock that stands still reaches no deadline.
+            let next = if self.control.is_pause_wanted() { None } else { self.tick() };
             self.alarm.sleep(&self.clock, next);
         }
     }

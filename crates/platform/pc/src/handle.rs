@@ -57,6 +57,48 @@ impl Handle {
         self.board.request(Request::Reset);
     }
 
+    /// Has all processors stand still, and with them the guest's clocks, until [`resume`](Self::resume). What devices
+    /// are at already they finish. Returns when everything stands; whether it does, for a run may end meanwhile.
+    pub fn pause(&self) -> bool {
+        let _one = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.board.running.load(Ordering::Acquire) {
+            return false;
+        }
+        self.board.control.want_pause(true);
+        let cpus = &self.board.wiring.apics.cpus;
+        for cpu in cpus {
+            cpu.attention.kick();
+        }
+        let stands = self.board.control.wait_for_standing(cpus.len() as u32);
+        if stands {
+            self.board.clock.pause();
+            // Nobody needs to sleep until a deadline that does not come.
+            self.board.alarm.at(Some(0));
+        }
+        stands
+    }
+
+    /// Lets a machine go on after a [pause](Self::pause), from where it stood.
+    pub fn resume(&self) {
+        let _one = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.board.control.is_pause_wanted() {
+            self.board.clock.resume();
+            self.board.control.want_pause(false);
+            // Deadlines have moved.
+            self.board.alarm.at(Some(0));
+        }
+    }
+
+    /// Whether the machine was [paused](Self::pause).
+    pub fn is_paused(&self) -> bool {
+        self.board.control.is_pause_wanted()
+    }
+
+    /// How long the guest has lived: the time of its clocks.
+    pub fn guest_time(&self) -> Duration {
+        Duration::from_nanos(self.board.clock.now())
+    }
+
     /// Presses the power button: the guest is told, and powers off if it wants to.
     pub fn press_power_button(&self) {
         self.board.power().press_power_button();

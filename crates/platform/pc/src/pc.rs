@@ -422,6 +422,7 @@ impl Pc {
     /// was if this is called again.
     pub fn run(&mut self) -> Result<Outcome, Error> {
         self.board.ended.store(false, Ordering::Release);
+        self.board.control.want_pause(false);
         self.board.clock.resume();
         let outcome = self.run_with_resets();
         self.board.clock.pause();
@@ -523,13 +524,19 @@ impl Drop for EndOnPanic<'_> {
 fn keep_running(board: &Board, index: usize, vcpu: &mut dyn Vcpu, inquiries: &Inquiries) {
     let _guard = EndOnPanic(board);
     let attention = &board.wiring.apics.cpus[index].attention;
+    let answer = |vcpu: &dyn Vcpu| {
+        for inquiry in inquiries.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            inquiry(vcpu);
+        }
+    };
     while !board.control.is_pending() {
+        if board.control.is_pause_wanted() {
+            board.flush();
+            board.control.stand_still(|| answer(vcpu));
+            continue;
+        }
         match vcpu.run() {
-            Ok(Exit::Kicked) => {
-                for inquiry in inquiries.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-                    inquiry(vcpu);
-                }
-            }
+            Ok(Exit::Kicked) => answer(vcpu),
             Ok(Exit::Halted) => {
                 board.flush();
                 attention.wait(None);

@@ -19,6 +19,7 @@ mod registers;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use posada_devices::pci::{Bar, BarKind, ConfigSpace, ConfigSpaceState, Identity, MessageBus, PciFunction};
 use posada_devices::{IrqLine, StateError};
@@ -208,6 +209,12 @@ impl PciFunction for Ahci {
         self.write_register(offset, value as u32);
         if size == 8 {
             self.write_register(offset + 4, (value >> 32) as u32);
+        }
+    }
+
+    fn settle(&mut self, deadline: Instant) {
+        for worker in &self.workers {
+            worker.finish(deadline);
         }
     }
 

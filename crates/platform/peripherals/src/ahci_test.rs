@@ -18,6 +18,9 @@ const TFD: u64 = 0x120;
 const SACT: u64 = 0x134;
 const CI: u64 = 0x138;
 
+/// Places of data: address, bytes.
+type Places = &'static [(u64, u32)];
+
 /// A driver of port 0.
 pub(super) struct Driver {
     pub(super) ahci: Ahci,
@@ -218,7 +221,7 @@ fn nonsense_ends_in_the_error_that_there_is_for_it() {
         fis
     };
     let whole = fis(0x25, 0, 0, 1);
-    let cases: [(&str, [u8; 20], &[(u64, u32)], u32); 8] = [
+    let cases: [(&str, [u8; 20], Places, u32); 8] = [
         ("no FIS that a drive takes", wrong_fis, &[(DATA, 512)], IFS),
         ("a place beyond memory", whole, &[(RAM, 512)], HBFS),
         ("a place that wraps around", whole, &[(u64::MAX - 1, 512)], HBFS),

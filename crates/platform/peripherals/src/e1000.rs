@@ -21,6 +21,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -157,7 +158,7 @@ impl E1000 {
     }
 
     /// Makes what the thread is at void, and waits until it has finished that.
-    fn settle(&self) {
+    fn void_work(&self) {
         lock(&self.shared).epoch += 1;
         self.worker.settle();
     }
@@ -188,7 +189,7 @@ impl E1000 {
         match effect {
             Effect::None => {}
             Effect::Work => self.worker.bell().notify(0),
-            Effect::Stop => self.settle(),
+            Effect::Stop => self.void_work(),
             Effect::Reset => self.reset_card(),
         }
     }
@@ -241,6 +242,10 @@ impl PciFunction for E1000 {
                 }
             }
         }
+    }
+
+    fn settle(&mut self, deadline: Instant) {
+        self.worker.finish(deadline);
     }
 
     fn reset(&mut self) {

@@ -123,7 +123,7 @@ impl Worker {
     }
 
     /// Waits until the thread sleeps, with nothing left to do, but not past `deadline`.
-    pub(crate) fn finish(&self, deadline: Instant) {
+    pub fn finish(&self, deadline: Instant) {
         const OFTEN: Duration = Duration::from_micros(200);
         let bell = &self.bell;
         let is_busy = || !bell.asleep.load(Ordering::SeqCst) || bell.queues.load(Ordering::SeqCst) != 0;

@@ -68,3 +68,25 @@ fn a_named_guest_keeps_its_disk_and_its_image_cannot_be_removed() {
         told(&other)
     );
 }
+
+#[test]
+#[ignore = "fetches 75 MB through apt-get and builds a disk from it"]
+fn a_system_in_the_background_takes_commands_and_ends_in_good_order() {
+    let state = tempfile::tempdir().unwrap();
+    let named = |words: &str| {
+        let mut command = posada();
+        let output = command.env("XDG_STATE_HOME", state.path()).args(words.split(' ')).output();
+        output.expect("the command runs")
+    };
+    let started = named(&format!("run -d --name back {IMAGE}"));
+    assert_eq!(started.stdout, b"back\n", "{}", told(&started));
+    let host = named("exec back -- hostname");
+    assert_eq!((host.status.code(), &host.stdout[..]), (Some(0), &b"back\n"[..]), "{}", told(&host));
+    let stopped = named("stop --timeout 120 back");
+    assert_eq!(stopped.status.code(), Some(0), "{}", told(&stopped));
+    let ended = named("ps --all");
+    assert!(String::from_utf8_lossy(&ended.stdout).contains("ended (0)"), "{}", told(&ended));
+    let removed = named("rm back");
+    assert_eq!(removed.status.code(), Some(0), "{}", told(&removed));
+    assert_eq!(std::fs::read_dir(state.path().join("posada/guests")).unwrap().count(), 0);
+}

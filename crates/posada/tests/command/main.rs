@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod boot;
+mod control;
 mod debian_disk;
 mod devices;
 mod disk;

@@ -268,8 +268,12 @@ impl Guest {
     }
 }
 
-/// A name is a host name's one part (RFC 1123, section 2.1): letters, digits and hyphens; and not a path.
-fn check_name(name: &str) -> Result<()> {
+/// Makes sure that a guest can have this name: one part of a host name (RFC 1123, section 2.1), of letters, digits and
+/// hyphens; and so no path.
+///
+/// # Errors
+/// [`Error::GuestName`] if none can.
+pub fn check_name(name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let is_good = !name.is_empty()
         && name.len() <= MAX_NAME

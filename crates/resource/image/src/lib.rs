@@ -70,7 +70,7 @@ mod suites;
 
 pub use cache::{Entry, Package};
 pub use error::{Error, Result};
-pub use guests::{Guest, Guests};
+pub use guests::{Guest, Guests, check_name};
 pub use images::{Image, Images};
 pub use initramfs::Initramfs;
 pub use machine::{Machine, Task};

@@ -40,6 +40,11 @@ cp -a /posada/run/. /root/run/
 if grep -q '^0x0200' /sys/bus/pci/devices/*/class 2>/dev/null; then
     [ -d /posada/network ] && cp -a /posada/network/. /root/run/systemd/system/
 fi
+# Class 7, subclass 0x80: a socket device, or a console.
+if grep -q '^0x0780' /sys/bus/pci/devices/*/class 2>/dev/null; then
+    mkdir -p /root/run/systemd/system
+    cp -a /posada/exec/. /root/run/systemd/system/
+fi
 mount --move /dev /root/dev
 mount --move /proc /root/proc
 mount --move /sys /root/sys

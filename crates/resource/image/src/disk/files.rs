@@ -151,6 +151,12 @@ fn unit(keeps_disk: bool) -> String {
     )
 }
 
+/// The unit that takes commands from outside, where the machine has a socket device.
+const EXEC: &str = "[Unit]\nDescription=Posada's commands from outside\nDefaultDependencies=no\n\
+     Conflicts=shutdown.target\nBefore=shutdown.target\n\n\
+     [Service]\nExecStart=/run/posada/agent --serve\nStandardInput=null\nRestart=on-failure\nRestartSec=1\n\
+     TimeoutStopSec=5\n";
+
 /// What a run brings to a guest with a disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Boot<'a> {
@@ -180,8 +186,13 @@ impl Boot<'_> {
                     archive.file(&format!("posada/network/{folder}/posada.conf"), 0o644, text.as_bytes())?;
                 }
             }
+            archive.file("posada/run/posada/agent", 0o755, AGENT)?;
+            archive.file("posada/exec/posada-exec.service", 0o644, EXEC.as_bytes())?;
+            archive.link(
+                "posada/exec/multi-user.target.wants/posada-exec.service",
+                "/run/systemd/system/posada-exec.service",
+            )?;
             if let Some(session) = session {
-                archive.file("posada/run/posada/agent", 0o755, AGENT)?;
                 archive.file("posada/run/posada/session", 0o600, &session)?;
                 let units = "posada/run/systemd/system";
                 archive.file(

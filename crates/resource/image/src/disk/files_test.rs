@@ -127,7 +127,10 @@ fn a_disk_that_is_kept_is_checked_first_and_left_in_good_order() {
 #[test]
 fn without_a_session_the_systems_own_login_has_the_console() {
     let entries = entries(&Boot { session: None, keeps_disk: true }.archive().unwrap());
-    assert!(entries.iter().all(|(name, _)| !name.contains("posada/run/")), "{entries:?}");
+    assert_eq!(find(&entries, "posada/run/posada/session"), None);
+    assert!(entries.iter().all(|(name, _)| !name.contains("posada/run/systemd")));
+    // Commands from outside need no session.
+    assert!(find(&entries, "posada/exec/posada-exec.service").unwrap().contains("agent --serve\n"));
     let autologin = FILES.iter().find(|(path, _)| path.contains("serial-getty")).unwrap().1;
     assert!(autologin.contains("--autologin root"));
 }

@@ -39,6 +39,9 @@ if [ -d /etc/acpi ]; then
     modprobe -q -a button evdev 2>/dev/null && acpid
 fi
 
+# Commands from outside, where there is a way for them.
+[ -e /dev/vsock ] && /sbin/posada-agent --serve &
+
 # In the background, for a shell that waits for a foreground process does not run its traps.
 /sbin/posada-agent /etc/posada/session &
 wait $!

@@ -18,6 +18,15 @@
 //! have at most [`OUTPUT_WINDOW`] outstanding on each of its two output streams, and gets more by
 //! [`kind::OUTPUT_CREDIT`]. Neither side ever stops reading the channel, so neither can be made to wait for the other.
 
+/// Where an agent that serves commands listens: a port of the guest's sockets (AF_VSOCK).
+///
+/// There the host speaks first: the length of a session file, `u32`, and the file. The session follows as on any channel,
+/// one for each connection.
+pub const EXEC_PORT: u32 = 0x706f_7361;
+
+/// The longest session file that an agent takes, in bytes.
+pub const MAX_SESSION: usize = (4 << 20) - 1;
+
 /// What the guest sends first: nothing but a session's agent writes this to a serial port.
 pub const MAGIC: [u8; 8] = *b"\x00posada\x01";
 
