@@ -190,6 +190,25 @@ macro_rules! save_vectors {
     };
 }
 
+/// Has [`Routines::monitor`] see to the stub that called, and leaves translated code if that says so; else `rax` is where
+/// to go on.
+macro_rules! call_monitor {
+    () => {
+        concat!(
+            "pop r11
+             mov r11d, [r11]
+             mov rsp, gs:[{host_rsp}]
+             mov gs:[{r10}], r10\n",
+            save_registers!(),
+            "\nmov rdi, gs:[{context}]
+             mov esi, r11d
+             call gs:[{monitor}]
+             test rax, rax
+             jz {leave}"
+        )
+    };
+}
+
 /// Goes on with translated code at `rax`, as a stub does.
 #[unsafe(naked)]
 unsafe extern "C" fn go_on() {
@@ -235,16 +254,7 @@ unsafe extern "C" fn leave() {
 #[unsafe(naked)]
 unsafe extern "C" fn stub() {
     naked_asm!(
-        "pop r11",
-        "mov r11d, [r11]",
-        "mov rsp, gs:[{host_rsp}]",
-        "mov gs:[{r10}], r10",
-        save_registers!(),
-        "mov rdi, gs:[{context}]",
-        "mov esi, r11d",
-        "call gs:[{monitor}]",
-        "test rax, rax",
-        "jz {leave}",
+        call_monitor!(),
         "jmp {go_on}",
         r10 = const offset_of!(Context, r10),
         gpr = const offset_of!(Context, gpr),
@@ -325,16 +335,7 @@ macro_rules! vector_routines {
                 save_vectors!($kind),
                 $after,
                 "mov rax, gs:[{gpr} + 0x00]",
-                "pop r11",
-                "mov r11d, [r11]",
-                "mov rsp, gs:[{host_rsp}]",
-                "mov gs:[{r10}], r10",
-                save_registers!(),
-                "mov rdi, gs:[{context}]",
-                "mov esi, r11d",
-                "call gs:[{monitor}]",
-                "test rax, rax",
-                "jz {leave}",
+                call_monitor!(),
                 "mov r11, gs:[{ymm}]",
                 $load!("r11"),
                 "ldmxcsr gs:[{mxcsr}]",
