@@ -147,7 +147,8 @@ pub(crate) struct Run {
 
     /// The network: user (by way of this process, without privileges), switch:NAME (other guests that name it),
     /// tap:NAME (an interface of the host) or none; after commas model=e1000 (an Intel card, for guests
-    /// without virtio), mac=ADDRESS
+    /// without virtio), mac=ADDRESS, and what the guest may send and receive a second: up=RATE, down=RATE, such as
+    /// 100mbit, 5000pps or 1gbit:20kpps
     #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
     pub net: NetSpec,
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use posada_manage::Entry;
-use posada_network::limit::Rates;
+use posada_network::limit::{BadRate, Rates};
 use posada_network::link::{self, Capacity, Link};
 use posada_network::nat::{self, Nat};
 use posada_network::switch::{self, Switch};
@@ -93,12 +93,13 @@ pub(crate) enum NetModel {
     E1000,
 }
 
-/// `user`, `none`, `switch:NAME` or `tap:NAME`, and `,model=MODEL` and `,mac=ADDRESS`.
+/// `user`, `none`, `switch:NAME` or `tap:NAME`, and `,model=MODEL`, `,mac=ADDRESS`, `,up=RATE` and `,down=RATE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetSpec {
     pub kind: NetKind,
     pub model: NetModel,
     pub address: Option<[u8; 6]>,
+    pub rates: Rates,
 }
 
 /// What the guest's network card is joined to.
@@ -128,7 +129,7 @@ impl FromStr for NetSpec {
             Some(word) if let Some(name) = word.strip_prefix("tap:") => NetKind::Tap(name.to_owned()),
             _ => return Err("the networks are user, none, switch:NAME and tap:NAME".to_owned()),
         };
-        let mut spec = Self { kind, model: NetModel::default(), address: None };
+        let mut spec = Self { kind, model: NetModel::default(), address: None, rates: Rates::default() };
         for word in words {
             match &*word {
                 "model=virtio" => spec.model = NetModel::Virtio,
@@ -136,7 +137,17 @@ impl FromStr for NetSpec {
                 _ if let Some(address) = word.strip_prefix("mac=") => {
                     spec.address = Some(ethernet_address(address)?);
                 }
-                _ => return Err(format!("{word:?} is none of model=virtio, model=e1000, mac=ADDRESS")),
+                _ if let Some(rate) = word.strip_prefix("up=") => {
+                    spec.rates.from_guest = rate.parse().map_err(|error: BadRate| error.to_string())?;
+                }
+                _ if let Some(rate) = word.strip_prefix("down=") => {
+                    spec.rates.to_guest = rate.parse().map_err(|error: BadRate| error.to_string())?;
+                }
+                _ => {
+                    return Err(format!(
+                        "{word:?} is none of model=virtio, model=e1000, mac=ADDRESS, up=RATE, down=RATE"
+                    ));
+                }
             }
         }
         Ok(spec)
@@ -228,11 +239,15 @@ fn network(arguments: &Run) -> Result<Option<(Link, Box<dyn Send>)>> {
     let (card, end) = link::pair(Capacity::default()).context("making a network link")?;
     let network: Box<dyn Send> = match &spec.kind {
         NetKind::None | NetKind::User => {
-            let config = nat::Config { publish: arguments.publish.clone(), ..nat::Config::default() };
+            let config = nat::Config {
+                publish: arguments.publish.clone(),
+                rates: spec.rates,
+                ..nat::Config::default()
+            };
             Box::new(Nat::start(config, end)?)
         }
-        NetKind::Switch(name) => Box::new(Switch::join(name, Rates::default(), end)?),
-        NetKind::Tap(name) => Box::new(Tap::start(name, Rates::default(), end)?),
+        NetKind::Switch(name) => Box::new(Switch::join(name, spec.rates, end)?),
+        NetKind::Tap(name) => Box::new(Tap::start(name, spec.rates, end)?),
     };
     Ok(Some((card, network)))
 }
@@ -338,13 +353,22 @@ mod tests {
         let sata = DiskSpec { bus: DiskBus::Ahci, ..DiskSpec { path: "a".into(), ..DiskSpec::default() } };
         assert_eq!("a,bus=ahci".parse(), Ok(sata));
         let address = Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
-        let net = NetSpec { kind: NetKind::User, model: NetModel::Virtio, address };
+        let rates = Rates::default();
+        let net = NetSpec { kind: NetKind::User, model: NetModel::Virtio, address, rates };
         assert_eq!("user,mac=52:54:00:12:34:56".parse(), Ok(net.clone()));
         let intel = NetSpec { model: NetModel::E1000, ..net };
         assert_eq!("user,model=e1000,mac=52:54:00:12:34:56".parse(), Ok(intel));
-        for text in
-            ["", "tap", "user,", "user,mac=52:54:00:12:34", "user,mac=53:54:00:12:34:56", "user,mac=x"]
-        {
+        let slow = "user,up=1mbit,down=5kpps".parse::<NetSpec>().unwrap().rates;
+        assert_eq!((slow.from_guest.bits, slow.to_guest.packets), (Some(1_000_000), Some(5000)));
+        for text in [
+            "",
+            "tap",
+            "user,",
+            "user,mac=52:54:00:12:34",
+            "user,mac=53:54:00:12:34:56",
+            "user,mac=x",
+            "user,up=fast",
+        ] {
             assert!(text.parse::<NetSpec>().is_err(), "{text}");
         }
         let share = ShareSpec { path: "/a:b".into(), tag: "t".into(), read_only: true };
