@@ -4,6 +4,7 @@
 
 use iced_x86::{Encoder, Instruction};
 
+use crate::context::BELOW;
 use crate::context::register::{R10, R11};
 
 /// The segment-override prefix for `gs`.
@@ -109,12 +110,12 @@ impl Asm {
         }
     }
 
-    /// The operand bytes of `[rsp + offset]`, with what stands for a register or more of the opcode.
+    /// The operand bytes of `[context + offset]`, with what stands for a register or more of the opcode.
     fn context(&mut self, reg: u8, offset: i32) {
         const RSP_ALONE: u8 = 0x24;
         let reg = (reg & 7) << 3 | 4;
+        let offset = offset + BELOW;
         match i8::try_from(offset) {
-            Ok(0) => self.bytes(&[reg, RSP_ALONE]),
             Ok(short) => self.bytes(&[0x40 | reg, RSP_ALONE, short as u8]),
             Err(_) => {
                 self.bytes(&[0x80 | reg, RSP_ALONE]);
@@ -123,14 +124,14 @@ impl Asm {
         }
     }
 
-    /// `op reg, [rsp + offset]`, 64 bits.
+    /// `op reg, [context + offset]`, 64 bits.
     pub(crate) fn with_context(&mut self, op: Op, reg: u8, offset: i32) {
         self.rex(true, reg, 0, 0);
         self.byte(op as u8);
         self.context(reg, offset);
     }
 
-    /// `mov [rsp + offset], reg`, 64 bits.
+    /// `mov [context + offset], reg`, 64 bits.
     pub(crate) fn store_context(&mut self, offset: i32, reg: u8) {
         const STORE: u8 = 0x89;
         self.rex(true, reg, 0, 0);
@@ -138,11 +139,11 @@ impl Asm {
         self.context(reg, offset);
     }
 
-    /// `op reg, [rsp + (r11 << shift) + offset]`, 64 bits.
+    /// `op reg, [context + (r11 << shift) + offset]`, 64 bits.
     pub(crate) fn with_table(&mut self, op: Op, reg: u8, shift: u8, offset: i32) {
         self.rex(true, reg, R11, 0);
         self.bytes(&[op as u8, 0x84 | (reg & 7) << 3, shift << 6 | (R11 & 7) << 3 | 4]);
-        self.int(offset);
+        self.int(offset + BELOW);
     }
 
     /// `op reg, [r10 + index + displacement]`, 64 bits.
@@ -228,17 +229,17 @@ impl Asm {
         self.bytes(&value.to_le_bytes());
     }
 
-    /// `rorx r11, r10, 12; movzx r11d, r11w`: bits 27:12 of `r10`; leaves the flags.
+    /// `shrx r11d, r10d, esp`: bits 31:12 of `r10`, as the low bits of `rsp` are always 12; leaves the flags.
     pub(crate) fn page_to_r11(&mut self) {
-        self.bytes(&[0xc4, 0x43, 0xfb, 0xf0, 0xda, 12, 0x45, 0x0f, 0xb7, 0xdb]);
+        self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xda]);
     }
 
-    /// `imul r11d, r10d, factor; shr r11d, 12; and r11d, 0xffff0`: 16 times the upper half of the product.
-    pub(crate) fn hash_to_r11(&mut self, factor: u32) {
+    /// `imul r11d, r10d, factor; shr r11d, 28 - bits; and r11d, -1 << 4`: 16 times the product's upper bits.
+    pub(crate) fn hash_to_r11(&mut self, factor: u32, bits: u8) {
         self.bytes(&[0x45, 0x69, 0xda]);
         self.bytes(&factor.to_le_bytes());
-        self.bytes(&[0x41, 0xc1, 0xeb, 12]);
-        self.with_value(Op::And, false, R11, 0xffff0);
+        self.bytes(&[0x41, 0xc1, 0xeb, 28 - bits]);
+        self.with_value(Op::And, false, R11, -16);
     }
 
     /// `test r10d, value`.
@@ -250,7 +251,7 @@ impl Asm {
     /// Saves the flags, all of which are the host's: `lahf` and OF, through `r10`.
     pub(crate) fn save_flags(&mut self, offset: i32) {
         self.mov(R10, 0);
-        // lahf; seto al; mov [rsp + offset], ax
+        // lahf; seto al; mov [context + offset], ax
         self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x66, 0x89]);
         self.context(0, offset);
         self.mov(0, R10);
@@ -259,7 +260,7 @@ impl Asm {
     /// Puts CF and OF, which are the host's, to the others that [`save_flags`](Self::save_flags) has saved; changes
     /// `r10`.
     pub(crate) fn save_carry_and_overflow(&mut self, offset: i32) {
-        // seto [rsp + offset]; setc r10b; and byte [rsp + offset + 1], 0xfe; or [rsp + offset + 1], r10b
+        // seto [context + offset]; setc r10b; and byte [context + offset + 1], 0xfe; or [context + offset + 1], r10b
         self.bytes(&[0x0f, 0x90]);
         self.context(0, offset);
         self.bytes(&[0x41, 0x0f, 0x92, 0xc2, 0x80]);
@@ -271,7 +272,7 @@ impl Asm {
     /// Takes back what [`save_flags`](Self::save_flags) has saved, through `r10`.
     pub(crate) fn restore_flags(&mut self, offset: i32) {
         self.mov(R10, 0);
-        // movzx eax, word [rsp + offset]; add al, 0x7f; sahf
+        // movzx eax, word [context + offset]; add al, 0x7f; sahf
         self.bytes(&[0x0f, 0xb7]);
         self.context(0, offset);
         self.bytes(&[0x04, 0x7f, 0x9e]);
@@ -294,14 +295,14 @@ impl Asm {
         self.bytes(&[0x41, 0x83, 0x3a, 0]);
     }
 
-    /// `mov qword ptr [rsp + offset], value`, sign-extended; leaves the flags.
+    /// `mov qword ptr [context + offset], value`, sign-extended; leaves the flags.
     pub(crate) fn store_context_value(&mut self, offset: i32, value: i32) {
         self.bytes(&[0x48, 0xc7]);
         self.context(0, offset);
         self.int(value);
     }
 
-    /// `cmp qword ptr [rsp + offset], 0`.
+    /// `cmp qword ptr [context + offset], 0`.
     pub(crate) fn compare_context_with_zero(&mut self, offset: i32) {
         self.bytes(&[0x48, 0x83]);
         self.context(7, offset);
@@ -368,13 +369,13 @@ impl Asm {
         self.bytes(&[0x45, 0x0f, 0xb7, 0x12]);
     }
 
-    /// `ldmxcsr [rsp + offset]`.
+    /// `ldmxcsr [context + offset]`.
     pub(crate) fn load_mxcsr(&mut self, offset: i32) {
         self.bytes(&[0x0f, 0xae]);
         self.context(2, offset);
     }
 
-    /// `fldcw [rsp + offset]`.
+    /// `fldcw [context + offset]`.
     pub(crate) fn load_x87_control(&mut self, offset: i32) {
         self.byte(0xd9);
         self.context(5, offset);
@@ -386,19 +387,19 @@ impl Asm {
         self.int(offset);
     }
 
-    /// `call [rsp + offset]`.
+    /// `call [context + offset]`.
     pub(crate) fn call_context(&mut self, offset: i32) {
         self.byte(0xff);
         self.context(2, offset);
     }
 
-    /// `pop qword ptr [rsp + offset]`, with `rsp` as it is then.
+    /// `pop qword ptr [context + offset]`, with `rsp` as it is then.
     pub(crate) fn pop_context(&mut self, offset: i32) {
         self.byte(0x8f);
         self.context(0, offset);
     }
 
-    /// `push qword ptr [rsp + offset]`.
+    /// `push qword ptr [context + offset]`.
     pub(crate) fn push_context(&mut self, offset: i32) {
         self.byte(0xff);
         self.context(6, offset);

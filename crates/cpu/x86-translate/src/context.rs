@@ -11,6 +11,10 @@ use crate::{jumps, tlb, x87};
 /// the host's signals.
 const SCRATCH: usize = 64 << 10;
 
+/// How far below a context `rsp` leads while translated code runs: so far that its low five bits are 12, always. A shift by
+/// `rsp` then makes a page's number of an address, in one instruction that leaves the flags.
+pub(crate) const BELOW: i32 = 20;
+
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
     pub(crate) const RSP: u8 = 4;
@@ -54,9 +58,11 @@ pub(crate) struct Context {
     /// Not zero: an interrupt may wait for `rflags.IF`.
     pub(crate) interrupts_wait: u64,
     pub(crate) myself: *mut Context,
+    /// The host's `rsp` while translated code runs.
+    pub(crate) rsp: u64,
     /// The machine that this context belongs to; see [`crate::translator`].
     pub(crate) machine: *mut (),
-    /// The stack pointer while translated code runs.
+    /// The stack pointer of those who ran it.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
     /// Where the number of the stub is that looks for the stack's page.
@@ -227,12 +233,18 @@ impl Context {
 
     /// A context all of whose memory is zeros but what must not be, and the mapping that it is in.
     pub(crate) fn allocate() -> std::io::Result<(Mapping, NonNull<Self>)> {
-        const { assert!(SCRATCH.is_multiple_of(align_of::<Context>())) };
+        const {
+            assert!(SCRATCH.is_multiple_of(align_of::<Context>()));
+            assert!((align_of::<Self>() as i32 - BELOW) % 32 == 12);
+        };
         let mapping = Mapping::zeroed(SCRATCH + size_of::<Self>())?;
         // SAFETY: that far the mapping reaches.
         let mut context: NonNull<Self> = unsafe { mapping.start().byte_add(SCRATCH) }.cast();
         // SAFETY: the mapping is aligned to pages, and all zeros, which every field may be.
-        unsafe { context.as_mut() }.no_stack = StackPage::none(mapping.start());
+        let c = unsafe { context.as_mut() };
+        c.no_stack = StackPage::none(mapping.start());
+        c.myself = context.as_ptr();
+        c.rsp = context.as_ptr() as u64 - BELOW as u64;
         Ok((mapping, context))
     }
 }

@@ -148,9 +148,9 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
         "mov r12, gs:[{gpr} + 0x60]",
         "mov r13, gs:[{gpr} + 0x68]",
         "mov r14, gs:[{gpr} + 0x70]",
-        "mov rsp, gs:[{context}]",
+        "mov rsp, gs:[{rsp}]",
         "jmp r11",
-        context = const offset_of!(Context, myself),
+        rsp = const offset_of!(Context, rsp),
         host_rsp = const offset_of!(Context, host_rsp),
         gpr = const offset_of!(Context, gpr),
     )
@@ -222,9 +222,9 @@ unsafe extern "C" fn go_on() {
         "mov rdi, gs:[{gpr} + 0x38]",
         "mov r8, gs:[{gpr} + 0x40]",
         "mov r9, gs:[{gpr} + 0x48]",
-        "mov rsp, gs:[{context}]",
+        "mov rsp, gs:[{rsp}]",
         "jmp r11",
-        context = const offset_of!(Context, myself),
+        rsp = const offset_of!(Context, rsp),
         r10 = const offset_of!(Context, r10),
         gpr = const offset_of!(Context, gpr),
     )

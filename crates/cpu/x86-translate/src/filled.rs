@@ -4,11 +4,11 @@ fn is_set(bits: &[u64], n: usize) -> bool {
     bits[n / 64] >> (n % 64) & 1 != 0
 }
 
-/// Of one table of at most 65,536 entries.
+/// Of one table.
 #[derive(Debug)]
 pub(crate) struct Filled {
     /// Entries that may be in use: those of pages that only one process context has, and those of global pages.
-    lists: [Vec<u16>; 2],
+    lists: [Vec<u32>; 2],
     /// A bit for each entry: it is a global page's.
     global: Box<[u64]>,
     len: usize,
@@ -36,7 +36,7 @@ impl Filled {
             self.global[n / 64] &= !bit;
         }
         let list = &mut self.lists[usize::from(global)];
-        list.push(n as u16);
+        list.push(n as u32);
         list.len() <= 2 * self.len
     }
 
@@ -45,13 +45,13 @@ impl Filled {
     pub(crate) fn forget(&mut self, all: bool, mut forget: impl FnMut(usize)) {
         let [own, global] = &mut self.lists;
         for n in own.drain(..) {
-            let n = usize::from(n);
+            let n = n as usize;
             if all || !is_set(&self.global, n) {
                 forget(n);
             }
         }
         if all {
-            global.drain(..).for_each(|n| forget(usize::from(n)));
+            global.drain(..).for_each(|n| forget(n as usize));
         }
     }
 }

@@ -10,9 +10,11 @@ use crate::filled::Filled;
 
 /// One for each view without vectors, and one for each with them.
 pub(crate) const TABLES: usize = 6;
+/// Bits of an index.
+pub(crate) const BITS: u8 = 18;
 /// Entries in each table.
-const ENTRIES: usize = 1 << 16;
-/// The low half of an address, multiplied by this: the upper half of that is its index. 2^32 by the golden ratio.
+const ENTRIES: usize = 1 << BITS;
+/// The low half of an address, multiplied by this: the upper bits of the low half of that are its index. 2^32 by the golden ratio.
 pub(crate) const FACTOR: u32 = 0x9e37_79b1;
 
 pub(crate) type Table = [Entry; ENTRIES];
@@ -26,7 +28,7 @@ pub(crate) struct Entry {
 
 /// Where an address is in a table.
 pub(crate) fn index(linear: u64) -> usize {
-    ((linear as u32).wrapping_mul(FACTOR) >> 16) as usize
+    ((linear as u32).wrapping_mul(FACTOR) >> (32 - BITS)) as usize
 }
 
 /// An address that is not of this index. Zero is one, except for the first entry.

@@ -16,8 +16,8 @@ use std::mem::offset_of;
 use crate::context::Context;
 use crate::filled::Filled;
 
-/// Entries: bits 27:12 of an address are its index.
-pub(crate) const ENTRIES: usize = 1 << 16;
+/// Entries: bits 31:12 of an address are its index.
+pub(crate) const ENTRIES: usize = 1 << 20;
 /// An index is to be shifted by this, to be an offset.
 pub(crate) const SHIFT: u8 = 3;
 /// Where the parts are in [`Tables`].
@@ -64,7 +64,7 @@ fn index(linear: u64) -> usize {
 pub(crate) struct Tlb {
     filled: [Filled; 3],
     /// Entries that may be for writes.
-    written: [Vec<u16>; 3],
+    written: [Vec<u32>; 3],
 }
 
 impl Tlb {
@@ -96,7 +96,7 @@ impl Tlb {
         let written = &mut self.written[usize::from(view)];
         if write && tables.write[n] != page {
             tables.write[n] = page;
-            written.push(n as u16);
+            written.push(n as u32);
         }
         let too_much = written.len() > 2 * ENTRIES;
         tables.delta[n] = host.wrapping_sub(page);
@@ -132,7 +132,7 @@ impl Tlb {
     pub(crate) fn clear_writes(&mut self, context: &mut Context) {
         context.forget_stacks();
         for (written, tables) in self.written.iter_mut().zip(&mut context.tlb) {
-            for n in written.drain(..).map(usize::from) {
+            for n in written.drain(..).map(|n| n as usize) {
                 tables.write[n] = never(n);
             }
         }
@@ -154,7 +154,7 @@ impl Tlb {
         context.forget_stacks();
         for (written, tables) in self.written.iter_mut().zip(&mut context.tlb) {
             written.retain(|n| {
-                let n = usize::from(*n);
+                let n = *n as usize;
                 if tables.write[n] != never(n) && watched(tables.host[n]) {
                     tables.write[n] = never(n);
                 }

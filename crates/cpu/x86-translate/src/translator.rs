@@ -119,7 +119,6 @@ impl Translator {
             signals: AtomicU64::new(0),
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
-        c.myself = context.as_ptr();
         c.machine = machine.as_ptr().cast();
         c.routines = entry::routines(monitor, helper);
         Ok(Self { machine, context, _mapping: mapping })

@@ -106,7 +106,7 @@ impl Writer<'_> {
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
-        self.asm.hash_to_r11(jumps::FACTOR);
+        self.asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
         self.asm.with_table(Op::Cmp, R10, 0, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });

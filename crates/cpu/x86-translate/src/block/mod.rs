@@ -68,7 +68,7 @@ impl Mode {
 ///
 /// Each block has both. Most blocks begin with something that destroys the host's flags: the first entry saves them,
 /// the second is behind that. Other blocks begin with the flags in the host's: there the second restores them.
-pub(crate) const SAVED_ENTRY: usize = 14;
+pub(crate) const SAVED_ENTRY: usize = 15;
 
 /// What has been written.
 pub(crate) struct Written {
