@@ -6,6 +6,7 @@ use iced_x86::{Encoder, Instruction};
 
 use crate::context::BELOW;
 use crate::context::register::{R10, R11};
+use crate::jumps::Link;
 
 /// The segment-override prefix for `gs`.
 const GS: u8 = 0x65;
@@ -144,6 +145,48 @@ impl Asm {
         self.rex(true, reg, R11, 0);
         self.bytes(&[op as u8, 0x84 | (reg & 7) << 3, shift << 6 | (R11 & 7) << 3 | 4]);
         self.int(offset + BELOW);
+    }
+
+    /// `op reg, [context + r11 + offset]`, 32 bits.
+    pub(crate) fn with_table_32(&mut self, op: Op, reg: u8, offset: i32) {
+        self.at_table_32(op as u8, reg, offset);
+    }
+
+    /// `mov [context + r11 + offset], reg`, 32 bits.
+    pub(crate) fn store_table_32(&mut self, reg: u8, offset: i32) {
+        self.at_table_32(0x89, reg, offset);
+    }
+
+    fn at_table_32(&mut self, opcode: u8, reg: u8, offset: i32) {
+        self.rex(false, reg, R11, 0);
+        self.bytes(&[opcode, 0x84 | (reg & 7) << 3, (R11 & 7) << 3 | 4]);
+        self.int(offset + BELOW);
+    }
+
+    /// `movsxd reg, dword ptr [context + r11 + offset]`.
+    pub(crate) fn load_extended(&mut self, reg: u8, offset: i32) {
+        self.rex(true, reg, R11, 0);
+        self.bytes(&[0x63, 0x84 | (reg & 7) << 3, (R11 & 7) << 3 | 4]);
+        self.int(offset + BELOW);
+    }
+
+    /// `op reg, [context + offset]`, 32 bits.
+    pub(crate) fn with_context_32(&mut self, op: Op, reg: u8, offset: i32) {
+        self.rex(false, reg, 0, 0);
+        self.byte(op as u8);
+        self.context(reg, offset);
+    }
+
+    /// `add qword ptr [context + offset], value`, sign-extended.
+    pub(crate) fn add_to_context(&mut self, offset: i32, value: i32) {
+        self.bytes(&[0x48, 0x81]);
+        self.context(0, offset);
+        self.int(value);
+    }
+
+    /// `mov r10d, [r10 + 4]; shl r10d, 4`: where a link is among links, whose number is behind one that `r10` leads to.
+    pub(crate) fn load_link_to_r10(&mut self) {
+        self.bytes(&[0x45, 0x8b, 0x52, 4, 0x41, 0xc1, 0xe2, size_of::<Link>().trailing_zeros() as u8]);
     }
 
     /// `op reg, [r10 + index + displacement]`, 64 bits.

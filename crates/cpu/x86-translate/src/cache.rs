@@ -11,14 +11,17 @@ use iced_x86::{Decoder, DecoderError, Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
 use posada_x86::Spread;
 
-use crate::block::{Mode, SAVED_ENTRY, Writer, Written};
+use crate::block::{Mode, Places, SAVED_ENTRY, Writer, Written};
 use crate::fault::Recoveries;
+use crate::jumps;
 use crate::memory::{CodeMemory, Warmth};
 use crate::stats::Stats;
 use crate::stub::{self, Callee, Stub};
 
 /// Room that a block may need, in bytes.
 const LARGEST_BLOCK: usize = 256 << 10;
+/// Links that it may need.
+const MOST_LINKS: usize = 1024;
 
 type Map<T> = HashMap<u64, T, BuildHasherDefault<Spread>>;
 
@@ -43,10 +46,14 @@ pub(crate) struct CodeCache {
     /// Where [`way_out`](CodeCache::way_out) leads, by place in the page and mode.
     ways_out: Map<usize>,
     stubs: Vec<Stub>,
+    /// Links of blocks.
+    links: usize,
     /// Where the calls of stubs lead, for each of the context's routines: to the monitor, and for each view to the code
     /// that looks for the stack's page.
     monitors: [usize; 3],
     stacks: [[[usize; 2]; 3]; 3],
+    /// The same for links, for each table of jumps.
+    finders: [[usize; jumps::TABLES]; 3],
     recoveries: Recoveries,
     info: InstructionInfoFactory,
     /// The code epoch of RAM up to which pages are known.
@@ -88,8 +95,10 @@ impl CodeCache {
             pages: Map::default(),
             ways_out: Map::default(),
             stubs: Vec::new(),
+            links: 0,
             monitors: [0; 3],
             stacks: [[[0; 2]; 3]; 3],
+            finders: [[0; jumps::TABLES]; 3],
             recoveries: Recoveries::default(),
             info: InstructionInfoFactory::new(),
             epoch: 0,
@@ -112,6 +121,7 @@ impl CodeCache {
                 self.stacks[routine][view] =
                     [false, true].map(|write| put(&stub::find_stack(view as u8, write, routine as i32)));
             }
+            self.finders[routine] = std::array::from_fn(|table| put(&stub::find_link(table, routine as i32)));
         }
     }
 
@@ -248,7 +258,13 @@ impl CodeCache {
     fn writer<'a>(&'a mut self, mode: Mode, at: usize, decoding: &Decoding<'a>) -> Writer<'a> {
         let (hot, cold) = (self.memory.next(Warmth::Hot), self.memory.next(Warmth::Cold));
         let start = (at % PAGE_SIZE) as u32;
-        Writer::new(mode, start, self.memory.start(), hot, cold, &mut self.info, decoding.features)
+        let places = Places {
+            memory: self.memory.start(),
+            host: hot,
+            first_stub: cold,
+            first_link: self.links as u32,
+        };
+        Writer::new(mode, start, places, &mut self.info, decoding.features)
     }
 
     /// Makes room for a block that is made from pages of RAM, which are watched from now on.
@@ -282,6 +298,7 @@ impl CodeCache {
         for (number, stub) in (self.stubs.len() as u32..).zip(&written.stubs) {
             let callee = match stub.kind.callee() {
                 Callee::Monitor => self.monitors[routine],
+                Callee::Link { table, .. } => self.finders[routine][table],
                 Callee::Stack { view, write } => self.stacks[routine][usize::from(view)][usize::from(write)],
             };
             stub.write(&mut cold, cold_place, number, callee, self.memory.start());
@@ -289,6 +306,7 @@ impl CodeCache {
         let fits = self.memory.push(Warmth::Hot, &written.code) && self.memory.push(Warmth::Cold, &cold);
         assert!(fits, "a block is larger than any can be");
         self.stubs.extend(written.stubs);
+        self.links += written.links;
         self.recoveries.extend(written.recoveries);
         Code {
             saved: place + SAVED_ENTRY,
@@ -320,7 +338,9 @@ impl CodeCache {
 
     /// Whether a block can be added without forgetting others.
     pub(crate) fn has_room(&self) -> bool {
-        self.memory.left(Warmth::Hot) >= LARGEST_BLOCK && self.memory.left(Warmth::Cold) >= LARGEST_BLOCK
+        self.memory.left(Warmth::Hot) >= LARGEST_BLOCK
+            && self.memory.left(Warmth::Cold) >= LARGEST_BLOCK
+            && self.links + MOST_LINKS <= jumps::LINKS
     }
 
     /// Lets the jump of a stub lead to code.
@@ -345,6 +365,7 @@ impl CodeCache {
         self.pages.clear();
         self.ways_out.clear();
         self.stubs.clear();
+        self.links = 0;
         self.recoveries.clear();
         self.write_monitors();
     }

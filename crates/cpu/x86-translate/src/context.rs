@@ -65,8 +65,11 @@ pub(crate) struct Context {
     /// The stack pointer of those who ran it.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
-    /// Where the number of the stub is that looks for the stack's page.
+    /// In which epochs the tables of jumps are, the user's first: see [`jumps::Link`].
+    pub(crate) epochs: [u32; 2],
+    /// Where the number of the stub is that looks for the stack's page, or for a link; and where that link is.
     stub_number: u64,
+    link: u64,
     /// Where a helper's call goes on, and `rsp` there.
     pub(crate) back: [u64; 2],
     /// The host's `r10` when a stub was called.
@@ -91,6 +94,7 @@ pub(crate) struct Context {
     no_stack: StackPage,
     pub(crate) scratch: [u64; 2],
     pub(crate) jumps: [jumps::Table; jumps::TABLES],
+    pub(crate) links: [jumps::Link; jumps::LINKS],
     pub(crate) tlb: [tlb::Tables; 3],
 }
 
@@ -171,6 +175,7 @@ offsets! {
     INTERRUPTS_WAIT = interrupts_wait;
     LOAD_X87 = routines.x87;
     JUMPS = jumps;
+    LINK = link;
     TLB = tlb;
 }
 
@@ -219,6 +224,16 @@ impl Context {
     pub(crate) fn forget_stacks(&mut self) {
         self.stack_of_users = self.no_stack;
         self.stacks_of_supervisors = [self.no_stack; 2];
+    }
+
+    /// Where the epoch of a view's table of jumps is.
+    pub(crate) fn epoch_offset(view: u8) -> i32 {
+        std::mem::offset_of!(Self, epochs) as i32 + 4 * jumps::epoch(view) as i32
+    }
+
+    /// Where a link is.
+    pub(crate) const fn link_offset(link: u32) -> i32 {
+        std::mem::offset_of!(Self, links) as i32 + link as i32 * size_of::<jumps::Link>() as i32
     }
 
     /// Where the TLB of a view is.

@@ -4,12 +4,15 @@
 //! call of the monitor and its own number, in a part of the code cache of its own; all else is in a table here, in
 //! terms of the guest, for [`crate::translator`] to look at.
 
+use std::mem::offset_of;
+
 use crate::asm::{Asm, Condition, Op};
 use crate::block::{Access, Mode};
 use crate::context::register::{R10, R11};
 use crate::context::{Context, StackPage, offset};
 use crate::flags::Flags;
-use crate::tlb;
+use crate::jumps::Link;
+use crate::{jumps, tlb};
 
 /// One way out.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,10 @@ pub(crate) enum Kind {
     /// A jump to the linear address in `r10`, which the table of jumps does not know. When it does, it is looked up
     /// again, at `retry`.
     Find { mode: Mode, retry: u32 },
+    /// A direct jump to another page, at `distance` from the running one, whose [`Link`](crate::jumps::Link) is of another
+    /// epoch. When it is made good, that is looked at again, at `retry`. The jump is at `hole`, and the flags have been saved
+    /// there or are in the host's.
+    Link { mode: Mode, retry: u32, link: u32, hole: u32, distance: i32, saved: bool },
 }
 
 impl Kind {
@@ -47,6 +54,7 @@ impl Kind {
             Self::Group { access, mode, .. } if access.address.is_on_stack() => {
                 Callee::Stack { view: mode.view, write: access.write }
             }
+            Self::Link { mode, link, .. } => Callee::Link { table: mode.jumps(), link: *link },
             _ => Callee::Monitor,
         }
     }
@@ -60,36 +68,46 @@ pub(crate) enum Callee {
     /// Code that looks for the page of a view's stack in the TLB, and goes on behind the stub's number if it is there: with
     /// a jump, that to the check. Otherwise it calls the monitor.
     Stack { view: u8, write: bool },
+    /// The same for a link, whose number is behind the stub's, by a look into the table of jumps.
+    Link { table: usize, link: u32 },
 }
 
 const CALL: u8 = 0xe8;
 const JUMP: u8 = 0xe9;
 /// A call, and the number.
 const LEN: usize = 9;
-/// The same, and a jump.
-const LEN_WITH_JUMP: usize = LEN + 5;
+/// A jump.
+const JUMP_LEN: usize = 5;
+/// A link's number.
+const LINK_LEN: usize = 4;
 
 impl Stub {
     /// The bytes of its code.
     pub(crate) fn len(&self) -> usize {
         match self.kind.callee() {
             Callee::Monitor => LEN,
-            Callee::Stack { .. } => LEN_WITH_JUMP,
+            Callee::Stack { .. } => LEN + JUMP_LEN,
+            Callee::Link { .. } => LEN + LINK_LEN + JUMP_LEN,
         }
     }
 
     /// Adds its code to `code`, which will be at `start`. It has this number, and calls `callee`; the code that it belongs
     /// to begins at `memory`.
     pub(crate) fn write(&self, code: &mut Vec<u8>, start: usize, number: u32, callee: usize, memory: usize) {
-        let at = start + code.len();
-        let branch = |code: &mut Vec<u8>, opcode: u8, at: usize, to: usize| {
+        let branch = |code: &mut Vec<u8>, opcode: u8, to: usize| {
+            let behind = start + code.len() + JUMP_LEN;
             code.push(opcode);
-            code.extend(((to as i64 - at as i64 - 5) as i32).to_le_bytes());
+            code.extend(((to as i64 - behind as i64) as i32).to_le_bytes());
         };
-        branch(code, CALL, at, callee);
+        branch(code, CALL, callee);
         code.extend(number.to_le_bytes());
-        if let (Callee::Stack { .. }, Kind::Group { retry, .. }) = (self.kind.callee(), self.kind) {
-            branch(code, JUMP, at + LEN, memory + retry as usize);
+        if let Callee::Link { link, .. } = self.kind.callee() {
+            code.extend(link.to_le_bytes());
+        }
+        if let (Callee::Stack { .. }, Kind::Group { retry, .. }) | (_, Kind::Link { retry, .. }) =
+            (self.kind.callee(), self.kind)
+        {
+            branch(code, JUMP, memory + retry as usize);
         }
     }
 }
@@ -135,6 +153,37 @@ pub(crate) fn find_stack(view: u8, write: bool, routine: i32) -> Vec<u8> {
     asm.jump_r11();
     asm.fill(same);
     asm.fill(unknown);
+    asm.push_context(offset::STUB_NUMBER);
+    asm.jump_context(offset::STUB + 8 * routine);
+    asm.finish()
+}
+
+/// The code of [`Callee::Link`], for one of the context's tables of jumps. Changes `r10`, `r11` and the flags.
+pub(crate) fn find_link(table: usize, routine: i32) -> Vec<u8> {
+    const NUMBERS: i32 = 8;
+    let (view, table) = ((table % 3) as u8, Context::jumps_offset(table));
+    let mut asm = Asm::new(0);
+    asm.pop_context(offset::STUB_NUMBER);
+    asm.with_context(Op::Load, R10, offset::STUB_NUMBER);
+    asm.load_link_to_r10();
+    asm.store_context(offset::LINK, R10);
+    asm.mov(R11, R10);
+    asm.load_extended(R10, Context::link_offset(0) + offset_of!(Link, distance) as i32);
+    asm.with_context(Op::Add, R10, offset::CODE_BASE);
+    asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
+    asm.with_table(Op::Cmp, R10, 0, table);
+    let unknown = asm.jump_if(Condition::NE);
+    asm.with_table(Op::Load, R10, 0, table + 8);
+    asm.with_context(Op::Load, R11, offset::LINK);
+    asm.with_table_32(Op::Cmp, R10, Context::link_offset(0) + offset_of!(Link, code) as i32);
+    let other = asm.jump_if(Condition::NE);
+    asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
+    asm.store_table_32(R10, Context::link_offset(0) + offset_of!(Link, epoch) as i32);
+    asm.with_context(Op::Load, R11, offset::STUB_NUMBER);
+    asm.add_to(R11, R11, NUMBERS);
+    asm.jump_r11();
+    asm.fill(unknown);
+    asm.fill(other);
     asm.push_context(offset::STUB_NUMBER);
     asm.jump_context(offset::STUB + 8 * routine);
     asm.finish()

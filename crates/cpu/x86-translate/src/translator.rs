@@ -10,7 +10,7 @@ use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Error, Exit, Vcpu};
 use posada_x86::{Assist, Between, Interpreter, Model, Random, View};
 
-use crate::block::{Access, Mode};
+use crate::block::{Access, Mode, SAVED_ENTRY};
 use crate::cache::{self, Code, CodeCache, Decoding, Found};
 use crate::context::{Context, SPILLED};
 use crate::entry::{self, reason};
@@ -104,7 +104,7 @@ impl Translator {
         let c = unsafe { context.as_mut() };
         let machine = Machine {
             tlb: Tlb::new(c),
-            jumps: Jumps::new(&mut c.jumps),
+            jumps: Jumps::new(c),
             interpreter: Interpreter::with_native(connections, model, Box::new(unit)),
             cache,
             smap: false,
@@ -168,7 +168,7 @@ impl Translator {
     pub(crate) fn one_block(&mut self) -> Option<Exit> {
         let (machine, context) = self.parts();
         machine.unseen = true;
-        machine.jumps.clear(&mut context.jumps, true);
+        machine.jumps.clear(context, true);
         machine.last = None;
         if std::mem::take(&mut machine.interrupted) {
             machine.interpret();
@@ -365,7 +365,7 @@ impl Machine {
     fn prepare_jumps(&mut self, context: &mut Context, mode: Mode) {
         let table = mode.jumps();
         if self.modes[table].replace(mode) != Some(mode) {
-            self.jumps.clear_one(&mut context.jumps, table);
+            self.jumps.clear_one(context, table);
         }
     }
 
@@ -415,7 +415,8 @@ impl Machine {
             (code, found, second)
         };
         if found == Found::NewAlone {
-            self.jumps.clear(&mut context.jumps, true);
+            self.jumps.clear(context, true);
+            jumps::forget_links(context);
         }
         Some((code, FoundAs { alone: found == Found::NewAlone, crossing: second.is_some() }))
     }
@@ -429,7 +430,7 @@ impl Machine {
             global &= self.interpreter.is_global(next);
             self.jumps.add_page(next);
         }
-        self.jumps.insert(&mut context.jumps, mode.jumps(), linear, target as u64, global);
+        self.jumps.insert(context, mode.jumps(), linear, target as u64, global);
     }
 
     /// Where jumps to `linear`, whose code is known, are to lead.
@@ -508,13 +509,14 @@ impl Machine {
         }
         if self.cache.look_at_writes(&self.interpreter.connections().ram) {
             self.stats.invalidations += 1;
-            self.jumps.clear(&mut context.jumps, true);
+            self.jumps.clear(context, true);
         }
         if self.interpreter.smap() != self.smap {
             // `stac` and `clac` lead to another view than before.
             self.smap = !self.smap;
             self.cache.clear();
-            self.jumps.clear(&mut context.jumps, true);
+            self.jumps.clear(context, true);
+            jumps::forget_links(context);
         }
         let stale = self.interpreter.take_stale();
         if stale.is_nothing() {
@@ -524,7 +526,7 @@ impl Machine {
         let pages = stale.pages();
         let all = stale.all || pages.iter().any(|page| self.jumps.has_page(*page));
         if all || stale.context {
-            self.jumps.clear(&mut context.jumps, all);
+            self.jumps.clear(context, all);
         }
         if stale.all || stale.context {
             self.tlb.clear(context, stale.all);
@@ -708,6 +710,16 @@ impl Machine {
             }
             Kind::Find { mode, retry } => {
                 if self.find_jump(context, context.r10, mode) {
+                    return again(self, retry);
+                }
+                Left::Jump
+            }
+            Kind::Link { mode, retry, link, hole, distance, saved } => {
+                let linear = context.code_base.wrapping_add(i64::from(distance) as u64);
+                if self.find_jump(context, linear, mode) {
+                    let code = context.jumps[mode.jumps()][jumps::index(linear)].host as usize;
+                    self.cache.lead(hole, if saved { code } else { code - SAVED_ENTRY });
+                    Jumps::link(context, link, mode.view, code, distance);
                     return again(self, retry);
                 }
                 Left::Jump

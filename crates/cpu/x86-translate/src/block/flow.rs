@@ -10,6 +10,16 @@ use crate::jumps;
 use crate::registers;
 use crate::stub::Kind;
 
+/// See [`Writer::check_link`].
+struct CheckedLink {
+    /// The index of its stub, and the address.
+    stub: usize,
+    at: usize,
+    /// The flags have been saved.
+    saved: bool,
+    distance: i32,
+}
+
 impl Writer<'_> {
     /// Looks whether attention is asked for, if that is still to be done and the host's flags are free.
     pub(super) fn poll_if_free(&mut self) {
@@ -44,7 +54,7 @@ impl Writer<'_> {
     /// Goes on at `distance` from the page's start. The current instruction has changed nothing yet.
     pub(super) fn go_to(&mut self, distance: i32) {
         if !(0..PAGE).contains(&distance) {
-            return self.go_through_table(distance);
+            return self.go_by_link(distance);
         }
         if distance <= self.at as i32 {
             self.poll();
@@ -58,13 +68,45 @@ impl Writer<'_> {
     }
 
     /// [`go_to`](Self::go_to) for what no jump can be tied to.
-    pub(super) fn go_through_table(&mut self, distance: i32) {
+    pub(super) fn go_by_link(&mut self, distance: i32) {
         self.poll();
+        let link = self.check_link(distance);
+        self.follow_link(link);
+    }
+
+    /// Makes sure that the code at `distance` from the page's start is where a link leads; the flags are lost. If it cannot be
+    /// found, the current instruction is the interpreter's.
+    fn check_link(&mut self, distance: i32) -> CheckedLink {
         self.flags.lose(&mut self.asm);
-        self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
-        self.asm.add_to(R10, R10, distance);
-        self.find_jump();
-        self.jump_found();
+        let view = self.mode.view;
+        let link = self.first_link + self.links;
+        self.links += 1;
+        let retry = self.place_of(self.asm.here());
+        self.asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
+        self.asm.with_context_32(Op::Cmp, R10, Context::link_offset(link));
+        let stub = self.stubs.len();
+        let hole = self.asm.jump_if(Condition::NE);
+        let saved = self.flags.are_saved();
+        let kind = Kind::Link { mode: self.mode, retry, link, hole: 0, distance, saved };
+        let at = self.new_stub(self.at as i32, kind);
+        self.asm.lead_to(hole, at);
+        CheckedLink { stub, at, saved, distance }
+    }
+
+    /// Goes where a link leads that has just been checked; what was written since leaves the flags.
+    fn follow_link(&mut self, link: CheckedLink) {
+        self.asm.add_to_context(offset::CODE_BASE, link.distance & -PAGE);
+        debug_assert!(self.flags.are_lost() && self.flags.are_saved() == link.saved);
+        if !link.saved {
+            self.flags.want(&mut self.asm);
+        }
+        let hole = self.asm.jump();
+        let place = self.place_of(self.asm.address(hole));
+        // Nobody comes here before the link is made good.
+        self.asm.lead_to(hole, link.at);
+        if let Kind::Link { hole, .. } = &mut self.stubs[link.stub].kind {
+            *hole = place;
+        }
     }
 
     fn is_start(&self, distance: i32) -> bool {
@@ -220,12 +262,9 @@ impl Writer<'_> {
             self.tie(hole, target);
             return Ok(());
         }
-        self.flags.lose(&mut self.asm);
-        self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
-        self.asm.add_to(R10, R10, target);
-        self.find_jump();
+        let link = self.check_link(target);
         self.move_stack(-8);
-        self.jump_found();
+        self.follow_link(link);
         Ok(())
     }
 

@@ -70,10 +70,20 @@ impl Mode {
 /// the second is behind that. Other blocks begin with the flags in the host's: there the second restores them.
 pub(crate) const SAVED_ENTRY: usize = 15;
 
+/// Where a block's code will be: addresses of all code, of the block's, and of its stubs; and the number of its first link.
+pub(crate) struct Places {
+    pub(crate) memory: usize,
+    pub(crate) host: usize,
+    pub(crate) first_stub: usize,
+    pub(crate) first_link: u32,
+}
+
 /// What has been written.
 pub(crate) struct Written {
     pub(crate) code: Vec<u8>,
     pub(crate) stubs: Vec<Stub>,
+    /// How many links there are.
+    pub(crate) links: usize,
     /// Where jumps lead that have the flags in the host's, in bytes from the start.
     pub(crate) body: usize,
     /// Where an exception may be raised, and where to go on then.
@@ -188,6 +198,9 @@ pub(crate) struct Writer<'a> {
     stubs: Vec<Stub>,
     /// Where the next stub will be.
     next_stub: usize,
+    /// The number of the first link, and how many there are.
+    first_link: u32,
+    links: u32,
     recoveries: Vec<(usize, usize)>,
     /// The x87 unit's state has been loaded.
     pub(crate) x87_loaded: bool,
@@ -224,25 +237,24 @@ pub(crate) const ARITHMETIC: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
 impl<'a> Writer<'a> {
-    /// For the block at `start` of its page, whose code will be at `host`, and its stubs from `first_stub` on, of the
-    /// code that begins at `memory`; `features` says whether the CPU model has an instruction.
+    /// For the block at `start` of its page; `features` says whether the CPU model has an instruction.
     pub(crate) fn new(
         mode: Mode,
         start: u32,
-        memory: usize,
-        host: usize,
-        first_stub: usize,
+        places: Places,
         info: &'a mut InstructionInfoFactory,
         features: &'a dyn Fn(&Instruction) -> bool,
     ) -> Self {
         Self {
-            asm: Asm::new(host),
+            asm: Asm::new(places.host),
             mode,
             flags: Flags::UNKNOWN,
-            memory,
+            memory: places.memory,
             later: Vec::new(),
             stubs: Vec::new(),
-            next_stub: first_stub,
+            next_stub: places.first_stub,
+            first_link: places.first_link,
+            links: 0,
             recoveries: Vec::new(),
             x87_loaded: false,
             polled: false,
@@ -312,6 +324,7 @@ impl<'a> Writer<'a> {
         Written {
             code: self.asm.finish(),
             stubs: self.stubs,
+            links: self.links as usize,
             body: self.body,
             recoveries: self.recoveries,
             wants_vectors,
@@ -447,7 +460,7 @@ impl<'a> Writer<'a> {
             self.interpret();
         } else if self.ends_in_next_page {
             // That instruction holds only for as long as the next page is where it is.
-            self.go_through_table(self.next as i32);
+            self.go_by_link(self.next as i32);
         } else {
             self.go_to(self.next as i32);
         }
@@ -471,7 +484,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A new stub; its address.
-    fn new_stub(&mut self, next: i32, kind: Kind) -> usize {
+    pub(super) fn new_stub(&mut self, next: i32, kind: Kind) -> usize {
         let stub = Stub { flags: self.flags, next, kind };
         self.stubs.push(stub);
         let at = self.next_stub;
