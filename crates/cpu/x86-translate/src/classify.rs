@@ -4,7 +4,7 @@
 //! change what must not be changed. A guest's kernel is an ordinary program here, so this list, and the checks of
 //! every memory access, are what keeps it in: an instruction that is not on it goes to the interpreter.
 
-use iced_x86::{CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind};
 
 use crate::block::{ARITHMETIC, Mode};
 
@@ -358,4 +358,61 @@ pub(crate) fn needs_alignment(i: &Instruction, size: u32) -> bool {
         | M::Cmpxchg16b => true,
         _ => i.encoding() == EncodingKind::Legacy,
     }
+}
+
+/// Whether an instruction does the same if a register that it only reads is in memory instead: with an offset in another
+/// register, bits are looked for beyond it.
+pub(crate) fn may_read_from_memory(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    !matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+}
+
+/// Whether an instruction does the same if the register that it writes, all of it, is in memory instead.
+pub(crate) fn may_write_to_memory(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        i.mnemonic(),
+        M::Mov
+            | M::Add
+            | M::Adc
+            | M::Sub
+            | M::Sbb
+            | M::And
+            | M::Or
+            | M::Xor
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Shl
+            | M::Shr
+            | M::Sar
+            | M::Rol
+            | M::Ror
+    )
+}
+
+/// The form of an instruction on two registers that may have the second in memory, if `code` is the other one.
+pub(crate) fn with_second_in_memory(code: Code) -> Option<Code> {
+    Some(match code {
+        Code::Mov_rm32_r32 => Code::Mov_r32_rm32,
+        Code::Mov_rm64_r64 => Code::Mov_r64_rm64,
+        Code::Add_rm32_r32 => Code::Add_r32_rm32,
+        Code::Add_rm64_r64 => Code::Add_r64_rm64,
+        Code::Adc_rm32_r32 => Code::Adc_r32_rm32,
+        Code::Adc_rm64_r64 => Code::Adc_r64_rm64,
+        Code::Sub_rm32_r32 => Code::Sub_r32_rm32,
+        Code::Sub_rm64_r64 => Code::Sub_r64_rm64,
+        Code::Sbb_rm32_r32 => Code::Sbb_r32_rm32,
+        Code::Sbb_rm64_r64 => Code::Sbb_r64_rm64,
+        Code::And_rm32_r32 => Code::And_r32_rm32,
+        Code::And_rm64_r64 => Code::And_r64_rm64,
+        Code::Or_rm32_r32 => Code::Or_r32_rm32,
+        Code::Or_rm64_r64 => Code::Or_r64_rm64,
+        Code::Xor_rm32_r32 => Code::Xor_r32_rm32,
+        Code::Xor_rm64_r64 => Code::Xor_r64_rm64,
+        Code::Cmp_rm32_r32 => Code::Cmp_r32_rm32,
+        Code::Cmp_rm64_r64 => Code::Cmp_r64_rm64,
+        _ => return None,
+    })
 }

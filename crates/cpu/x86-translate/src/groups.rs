@@ -124,18 +124,15 @@ pub(crate) fn written(i: &Instruction, info: &mut InstructionInfoFactory) -> u16
         .fold(0, |bits, number| bits | 1 << number)
 }
 
-/// The access of a memory operand, if it is through registers that have host registers, and nothing else; its distance
-/// is the displacement.
+/// The access of a memory operand, if it is through registers of 64 bits and nothing else; its distance is the
+/// displacement.
 fn memory_access(i: &Instruction, info: &mut InstructionInfoFactory) -> Option<Member> {
     let operand = i.op_kinds().position(|kind| kind == OpKind::Memory)? as u32;
-    let in_host = |register: Register| {
-        let number = registers::number(register).filter(|_| register.is_gpr64());
-        number.filter(|number| registers::host(*number).is_some())
-    };
-    let base = in_host(i.memory_base())?;
+    let full = |register: Register| registers::number(register).filter(|_| register.is_gpr64());
+    let base = full(i.memory_base())?;
     let index = match i.memory_index() {
         Register::None => None,
-        register => Some((in_host(register)?, i.memory_index_scale().trailing_zeros() as u8)),
+        register => Some((full(register)?, i.memory_index_scale().trailing_zeros() as u8)),
     };
     if matches!(i.memory_segment(), Register::FS | Register::GS) || index.is_some() && base == RSP {
         return None;

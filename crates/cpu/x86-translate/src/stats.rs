@@ -84,6 +84,8 @@ pub struct Stats {
     pub stack_misses: u64,
     /// Jumps to addresses that the table did not have.
     pub jump_misses: u64,
+    /// Those of them that were links.
+    pub link_misses: u64,
     /// Times that all translations of addresses were forgotten.
     pub flushes: u64,
     /// Times that blocks were forgotten because their page was written.
@@ -117,6 +119,7 @@ impl Default for Stats {
             tlb_misses: 0,
             stack_misses: 0,
             jump_misses: 0,
+            link_misses: 0,
             flushes: 0,
             invalidations: 0,
             signals: 0,
@@ -216,6 +219,7 @@ impl fmt::Display for Stats {
         row(f, "page walks", self.counts.walks, "")?;
         row(f, "translations forgotten", self.flushes, "times")?;
         row(f, "jump misses", self.jump_misses, "")?;
+        row(f, "  of links", self.link_misses, "")?;
         row(f, "interrupts", self.counts.interrupts, "")?;
         row(f, "exceptions", self.counts.faults, "")?;
         row(f, "signals of the host", self.signals, "")?;

@@ -715,6 +715,7 @@ impl Machine {
                 Left::Jump
             }
             Kind::Link { mode, retry, link, hole, distance, saved } => {
+                self.stats.link_misses += 1;
                 let linear = context.code_base.wrapping_add(i64::from(distance) as u64);
                 if self.find_jump(context, linear, mode) {
                     let code = context.jumps[mode.jumps()][jumps::index(linear)].host as usize;

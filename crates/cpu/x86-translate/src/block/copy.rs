@@ -1,12 +1,12 @@
 //! Instructions that go on with the next.
 
-use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind, Register, UsedRegister};
 
 use super::{ARITHMETIC, Access, Address, ForInterpreter, Outcome, Writer};
 use crate::asm::{Op, Place, Sum};
 use crate::classify;
 use crate::context::register::{R10, R11, RSP};
-use crate::context::{Context, offset};
+use crate::context::{BELOW, Context, offset};
 use crate::flags::Flags;
 use crate::registers::{self, with_number};
 
@@ -116,11 +116,12 @@ impl Writer<'_> {
             return Err(ForInterpreter);
         }
         self.flags.before_writing(&mut self.asm, 1 << number);
-        self.address(&address);
-        if to.size() == 4 {
-            self.asm.with_register(Op::Load, false, R10, R10);
+        let wide = address.wide && to.size() == 8;
+        let host = registers::host(number);
+        self.address_to(host.unwrap_or(R10), wide, &address);
+        if host.is_none() {
+            self.store_guest(number, R10);
         }
-        self.store_guest(number, R10);
         Ok(())
     }
 
@@ -162,7 +163,7 @@ impl Writer<'_> {
                 self.flags.want(&mut self.asm);
             }
         }
-        for (guest, scratch) in plan.loads() {
+        for Spilled { guest, scratch, .. } in plan.spilled().filter(|spilled| spilled.read) {
             self.asm.with_context(Op::Load, scratch, Context::spilled_offset(guest));
         }
         if classify::may_raise(i, self.mode) {
@@ -176,7 +177,7 @@ impl Writer<'_> {
         if let Some(number) = plan.swapped {
             self.asm.swap_low_bytes(number);
         }
-        for (guest, scratch) in plan.loads() {
+        for Spilled { guest, scratch, .. } in plan.spilled() {
             if plan.written & 1 << guest != 0 {
                 self.asm.store_context(Context::spilled_offset(guest), scratch);
             }
@@ -228,7 +229,15 @@ impl Writer<'_> {
                     }
                     let host = match registers::host(number) {
                         Some(host) => host,
-                        None => plan.scratch_for(number, &mut scratch)?,
+                        None => {
+                            let reads = |used: &UsedRegister| {
+                                registers::number(used.register()) == Some(number)
+                                    && used.access() != OpAccess::Write
+                            };
+                            // A part of the register is written, and the rest stays.
+                            let read = register.size() < 4 || info.used_registers().iter().any(reads);
+                            plan.scratch_for(number, read, &mut scratch)?
+                        }
                     };
                     set_register(&mut plan.instruction, n, with_number(register, host));
                 }
@@ -247,7 +256,9 @@ impl Writer<'_> {
                 return Err(ForInterpreter);
             }
         }
-        if memory.is_some() {
+        if memory.is_none() {
+            plan.leave_in_memory(i, info);
+        } else {
             let size = i.memory_size().size() as u32;
             if size == 0 || size > 64 || info.used_memory().len() != 1 {
                 return Err(ForInterpreter);
@@ -280,23 +291,77 @@ impl Writer<'_> {
 pub(super) struct Plan {
     instruction: Instruction,
     access: Option<Access>,
-    /// Guest registers that are in memory, and the scratch registers that stand for them.
-    spilled: [Option<(u8, u8)>; 2],
+    /// Guest registers that are in memory.
+    spilled: [Option<Spilled>; 2],
     /// Guest registers that it writes, a bit each.
     written: u16,
     /// A register whose two low bytes change places around it: there is no way to name the higher one and `r10`.
     swapped: Option<u8>,
 }
 
+/// A guest register that is in memory, and the scratch register that stands for it.
+#[derive(Clone, Copy)]
+struct Spilled {
+    guest: u8,
+    scratch: u8,
+    /// The instruction depends on what it is.
+    read: bool,
+}
+
 impl Plan {
-    fn scratch_for(&mut self, guest: u8, free: &mut impl Iterator<Item = u8>) -> Result<u8, ForInterpreter> {
-        if let Some((_, scratch)) = self.spilled.iter().flatten().find(|(known, _)| *known == guest) {
-            return Ok(*scratch);
+    fn scratch_for(
+        &mut self,
+        guest: u8,
+        read: bool,
+        free: &mut impl Iterator<Item = u8>,
+    ) -> Result<u8, ForInterpreter> {
+        if let Some(known) = self.spilled.iter_mut().flatten().find(|known| known.guest == guest) {
+            known.read |= read;
+            return Ok(known.scratch);
         }
         let scratch = free.next().ok_or(ForInterpreter)?;
         let slot = self.spilled.iter_mut().find(|slot| slot.is_none()).ok_or(ForInterpreter)?;
-        *slot = Some((guest, scratch));
+        *slot = Some(Spilled { guest, scratch, read });
         Ok(scratch)
+    }
+
+    /// Lets the instruction work on a guest register where it is in memory, if it can.
+    fn leave_in_memory(&mut self, i: &Instruction, info: &InstructionInfo) {
+        let [Some(Spilled { guest, .. }), None] = self.spilled else { return };
+        let is = |n: &u32| {
+            i.op_kind(*n) == OpKind::Register && registers::number(i.op_register(*n)) == Some(guest)
+        };
+        let mut operands = (0..i.op_count()).filter(is);
+        let (Some(n), None) = (operands.next(), operands.next()) else { return };
+        let whole = i.op_register(n).size() == 8;
+        let can = match info.op_access(n) {
+            OpAccess::Read => classify::may_read_from_memory(i),
+            // What is written to the lower half changes the upper one.
+            OpAccess::Write | OpAccess::ReadWrite => whole && classify::may_write_to_memory(i),
+            _ => false,
+        };
+        if !can {
+            return;
+        }
+        let mut host = self.instruction;
+        host.set_op_kind(n, OpKind::Memory);
+        host.set_memory_base(Register::RSP);
+        host.set_memory_index(Register::None);
+        host.set_memory_index_scale(1);
+        // Before a register it means nothing.
+        host.set_segment_prefix(Register::None);
+        let offset = Context::spilled_offset(guest) + BELOW;
+        host.set_memory_displacement64(i64::from(offset) as u64);
+        host.set_memory_displ_size(if i8::try_from(offset).is_ok() { 1 } else { 8 });
+        let codes = [Some(i.code()), classify::with_second_in_memory(i.code())];
+        for code in codes.into_iter().flatten() {
+            host.set_code(code);
+            if iced_x86::Encoder::new(64).encode(&host, 0).is_ok() {
+                self.instruction = host;
+                self.spilled = [None; 2];
+                return;
+            }
+        }
     }
 
     /// Names the low byte of a register in place of the one above it.
@@ -339,7 +404,7 @@ impl Plan {
         });
     }
 
-    fn loads(&self) -> impl Iterator<Item = (u8, u8)> + use<> {
+    fn spilled(&self) -> impl Iterator<Item = Spilled> + use<> {
         self.spilled.into_iter().flatten()
     }
 }

@@ -55,9 +55,19 @@ impl Writer<'_> {
 
     /// Computes an address into `r10`; changes `r11`, and no flags.
     pub(super) fn address(&mut self, address: &Address) {
+        self.address_to(R10, address.wide, address);
+        if let Some(segment) = address.segment {
+            self.asm.with_context(Op::Load, R11, offset::BASES + 8 * i32::from(segment));
+            self.asm.lea(true, R10, Sum { base: Some(R10), index: Some((R11, 0)), displacement: 0 });
+        }
+    }
+
+    /// Computes an address without its segment into a host register, 32 or 64 bits of it; changes `r10`, `r11`, and no
+    /// flags.
+    pub(super) fn address_to(&mut self, to: u8, wide: bool, address: &Address) {
         if address.in_code {
             self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
-            self.asm.add_to(R10, R10, address.displacement);
+            self.asm.lea(wide, to, Sum { base: Some(R10), index: None, displacement: address.displacement });
         } else {
             let mut place = |guest: u8, scratch: u8| {
                 registers::host(guest).unwrap_or_else(|| {
@@ -69,17 +79,13 @@ impl Writer<'_> {
             let index = address.index.map(|(index, shift)| (place(index, R11), shift));
             let sum = Sum { base, index, displacement: address.displacement };
             match (base, index) {
-                (Some(base), None) if sum.displacement == 0 && address.wide => {
-                    if base != R10 {
-                        self.asm.mov(R10, base);
+                (Some(base), None) if sum.displacement == 0 && wide => {
+                    if base != to {
+                        self.asm.mov(to, base);
                     }
                 }
-                _ => self.asm.lea(address.wide, R10, sum),
+                _ => self.asm.lea(wide, to, sum),
             }
-        }
-        if let Some(segment) = address.segment {
-            self.asm.with_context(Op::Load, R11, offset::BASES + 8 * i32::from(segment));
-            self.asm.lea(true, R10, Sum { base: Some(R10), index: Some((R11, 0)), displacement: 0 });
         }
     }
 
@@ -158,8 +164,8 @@ impl Writer<'_> {
     pub(super) fn access_in_group(&mut self, access: &Access) -> Option<Place> {
         let n = self.group_of(access)?;
         let group = self.groups[n];
-        let host = registers::host(group.base)?;
-        let index = group.index.is_none().then_some(host);
+        // For the others the sum of their registers is known with the distance.
+        let index = registers::host(group.base).filter(|_| group.index.is_none());
         let place = Place { index, displacement: access.address.displacement };
         let slot = match group.base {
             RSP => Context::stack_offset(self.mode.view) + StackPage::DELTA,
@@ -196,7 +202,7 @@ impl Writer<'_> {
             return Some(place);
         }
         self.look_up(&all, kind);
-        if group.index.is_some() {
+        if index.is_none() {
             // Where the registers' sum leads, for what is then only a displacement away.
             self.asm.with_table(Op::Add, R10, tlb::SHIFT, Context::tlb_offset(mode.view) + tlb::HOST);
             self.asm.add_to(R10, R10, back);
