@@ -16,7 +16,7 @@ use crate::fault::Recoveries;
 use crate::jumps;
 use crate::memory::{CodeMemory, Warmth};
 use crate::stats::Stats;
-use crate::stub::{self, Callee, Stub};
+use crate::stub::{self, Callee, Stub, Stubs};
 
 /// Room that a block may need, in bytes.
 const LARGEST_BLOCK: usize = 256 << 10;
@@ -45,7 +45,7 @@ pub(crate) struct CodeCache {
     pages: Map<Page>,
     /// Where [`way_out`](CodeCache::way_out) leads, by place in the page and mode.
     ways_out: Map<usize>,
-    stubs: Vec<Stub>,
+    stubs: Stubs,
     /// Links of blocks.
     links: usize,
     /// Where the calls of stubs lead, for each of the context's routines: to the monitor, and for each view to the code
@@ -94,7 +94,7 @@ impl CodeCache {
             crossings: Map::default(),
             pages: Map::default(),
             ways_out: Map::default(),
-            stubs: Vec::new(),
+            stubs: Stubs::new(),
             links: 0,
             monitors: [0; 3],
             stacks: [[[0; 2]; 3]; 3],
@@ -126,8 +126,8 @@ impl CodeCache {
     }
 
     /// A stub by its number.
-    pub(crate) fn stub(&self, number: u32) -> Option<Stub> {
-        self.stubs.get(number as usize).copied()
+    pub(crate) fn stub(&mut self, number: u32) -> Option<Stub> {
+        self.stubs.get(number)
     }
 
     /// An address of code, from what stubs say of it.
@@ -295,17 +295,17 @@ impl CodeCache {
         let (place, cold_place) = (self.memory.next(Warmth::Hot), self.memory.next(Warmth::Cold));
         let routine = mode.routine() as usize;
         let mut cold = Vec::new();
-        for (number, stub) in (self.stubs.len() as u32..).zip(&written.stubs) {
+        for stub in &written.stubs {
             let callee = match stub.kind.callee() {
                 Callee::Monitor => self.monitors[routine],
                 Callee::Link { table, .. } => self.finders[routine][table],
                 Callee::Stack { view, write } => self.stacks[routine][usize::from(view)][usize::from(write)],
             };
-            stub.write(&mut cold, cold_place, number, callee, self.memory.start());
+            stub.write(&mut cold, cold_place, self.stubs.next(), callee, self.memory.start());
+            self.stubs.push(stub);
         }
         let fits = self.memory.push(Warmth::Hot, &written.code) && self.memory.push(Warmth::Cold, &cold);
         assert!(fits, "a block is larger than any can be");
-        self.stubs.extend(written.stubs);
         self.links += written.links;
         self.recoveries.extend(written.recoveries);
         Code {
@@ -341,6 +341,7 @@ impl CodeCache {
         self.memory.left(Warmth::Hot) >= LARGEST_BLOCK
             && self.memory.left(Warmth::Cold) >= LARGEST_BLOCK
             && self.links + MOST_LINKS <= jumps::LINKS
+            && self.stubs.have_room()
     }
 
     /// Lets the jump of a stub lead to code.

@@ -5,6 +5,7 @@
 //! made good only when somebody looks: an instruction that reads them, the end of the block, or a fault.
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use serde::{Deserialize, Serialize};
 
 use crate::asm::{Asm, Op};
 use crate::context::offset;
@@ -12,7 +13,7 @@ use crate::context::register::{R10, RSP};
 use crate::registers;
 
 /// An operand that flags were computed from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Operand {
     /// A guest's register, which has a host register.
     Register(u8),
@@ -20,12 +21,18 @@ pub(crate) enum Operand {
 }
 
 /// How to compute the flags anew.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Recipe {
     /// They have been saved.
     Saved,
     /// By the same comparison, of `size` bytes.
-    Again { code: Code, first: u8, by: Operand, size: u8 },
+    Again {
+        #[serde(with = "code_by_number")]
+        code: Code,
+        first: u8,
+        by: Operand,
+        size: u8,
+    },
     /// By the test of a result.
     Test { result: u8, wide: bool },
     /// By going back from the result to what it was, and doing the same again: an addition or a subtraction. The
@@ -34,7 +41,7 @@ pub(crate) enum Recipe {
 }
 
 /// Where the flags are.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Flags {
     /// In the host's; perhaps they can be computed anew.
     Host(Option<Recipe>),
@@ -254,6 +261,22 @@ impl Flags {
     /// An instruction has set some of them, or something has that cannot be done again.
     pub(crate) fn set(&mut self) {
         *self = Self::Host(None);
+    }
+}
+
+/// How the form of a comparison is packed.
+mod code_by_number {
+    use iced_x86::Code;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(code: &Code, serializer: S) -> Result<S::Ok, S::Error> {
+        (*code as u16).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Code, D::Error> {
+        let number = u16::deserialize(deserializer)?;
+        Code::try_from(usize::from(number)).map_err(D::Error::custom)
     }
 }
 

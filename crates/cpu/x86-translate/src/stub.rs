@@ -6,6 +6,8 @@
 
 use std::mem::offset_of;
 
+use serde::{Deserialize, Serialize};
+
 use crate::asm::{Asm, Condition, Op};
 use crate::block::{Access, Mode};
 use crate::context::register::{R10, R11};
@@ -15,7 +17,7 @@ use crate::jumps::Link;
 use crate::{jumps, tlb};
 
 /// One way out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Stub {
     /// Where the arithmetic flags are.
     pub(crate) flags: Flags,
@@ -24,7 +26,7 @@ pub(crate) struct Stub {
     pub(crate) kind: Kind,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// The instruction is the interpreter's.
     Interpret,
@@ -74,6 +76,10 @@ pub(crate) enum Callee {
 
 const CALL: u8 = 0xe8;
 const JUMP: u8 = 0xe9;
+/// Stubs that are at hand.
+const RECENT: usize = 2048;
+/// Bytes of packed stubs after which there is no room for another block's.
+const MOST_PACKED: usize = 1 << 31;
 /// A call, and the number.
 const LEN: usize = 9;
 /// A jump.
@@ -109,6 +115,50 @@ impl Stub {
         {
             branch(code, JUMP, memory + retry as usize);
         }
+    }
+}
+
+/// All stubs of a code cache. There are about as many as guest instructions that were translated, so they are packed: a number
+/// is where one begins.
+pub(crate) struct Stubs {
+    packed: Vec<u8>,
+    /// Those that were asked for last, by their numbers' low bits: most are asked for again.
+    recent: Box<[Option<(u32, Stub)>]>,
+}
+
+impl Stubs {
+    pub(crate) fn new() -> Self {
+        Self { packed: Vec::new(), recent: vec![None; RECENT].into() }
+    }
+
+    /// The number that the next one will have.
+    pub(crate) fn next(&self) -> u32 {
+        self.packed.len() as u32
+    }
+
+    /// Whether there are numbers for many more.
+    pub(crate) fn have_room(&self) -> bool {
+        self.packed.len() < MOST_PACKED
+    }
+
+    pub(crate) fn push(&mut self, stub: &Stub) {
+        let packed = postcard::to_extend(stub, std::mem::take(&mut self.packed));
+        self.packed = packed.unwrap_or_else(|error| unreachable!("a vector takes all: {error}"));
+    }
+
+    pub(crate) fn get(&mut self, number: u32) -> Option<Stub> {
+        let recent = &mut self.recent[number as usize % RECENT];
+        if let Some((_, stub)) = recent.filter(|(known, _)| *known == number) {
+            return Some(stub);
+        }
+        let stub = postcard::from_bytes(self.packed.get(number as usize..)?).ok()?;
+        *recent = Some((number, stub));
+        Some(stub)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.packed.clear();
+        self.recent.fill(None);
     }
 }
 

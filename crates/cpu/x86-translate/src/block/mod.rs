@@ -7,6 +7,7 @@ mod memory;
 use iced_x86::{
     Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, RflagsBits,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::asm::{Asm, Hole, Op};
 use crate::classify;
@@ -22,7 +23,7 @@ const LONGEST: usize = 64;
 const PAGE: i32 = 4096;
 
 /// What a block depends on, besides its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Mode {
     /// Whose rights accesses have: an index into the context's tables.
     pub(crate) view: u8,
@@ -96,7 +97,7 @@ pub(crate) struct Written {
 }
 
 /// A linear address that an instruction accesses.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Address {
     /// Guest registers.
     base: Option<u8>,
@@ -144,7 +145,7 @@ impl Address {
 }
 
 /// How memory is accessed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Access {
     pub(crate) address: Address,
     /// In bytes.
