@@ -40,7 +40,7 @@ mod vcpu;
 pub mod x86;
 
 pub use activity::Activity;
-pub use attention::Attention;
+pub use attention::{Alarm, Attention};
 pub use bus::{Bus, Event, Interrupts, MsrError, NoInterrupts};
 pub use clock::Clock;
 pub use vcpu::{Connections, Error, Exit, Vcpu};

@@ -117,6 +117,7 @@ impl Asm {
         let reg = (reg & 7) << 3 | 4;
         let offset = offset + BELOW;
         match i8::try_from(offset) {
+            Ok(0) => self.bytes(&[reg, RSP_ALONE]),
             Ok(short) => self.bytes(&[0x40 | reg, RSP_ALONE, short as u8]),
             Err(_) => {
                 self.bytes(&[0x80 | reg, RSP_ALONE]);
@@ -333,9 +334,11 @@ impl Asm {
         self.bytes(&[0x85, 0xc0 | (reg & 7) << 3 | reg & 7]);
     }
 
-    /// `cmp dword ptr [r10], 0`.
-    pub(crate) fn compare_r10_memory_with_zero(&mut self) {
-        self.bytes(&[0x41, 0x83, 0x3a, 0]);
+    /// `cmp dword ptr [context + offset], 0`.
+    pub(crate) fn compare_context_32_with_zero(&mut self, offset: i32) {
+        self.byte(0x83);
+        self.context(7, offset);
+        self.byte(0);
     }
 
     /// `mov qword ptr [context + offset], value`, sign-extended; leaves the flags.

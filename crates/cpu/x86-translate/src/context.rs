@@ -31,8 +31,6 @@ pub(crate) struct Context {
     pub(crate) flags: u64,
     /// Linear address of the page that the running code is in.
     pub(crate) code_base: u64,
-    /// Not zero: somebody wants the dispatcher to look up.
-    pub(crate) attention: *const AtomicU32,
     /// The guest's registers that have no host register, in the order of [`SPILLED`].
     pub(crate) spilled: [u64; 3],
     /// The pages that the stacks of each view are in, the user's first: see [`StackPage`].
@@ -62,6 +60,9 @@ pub(crate) struct Context {
     pub(crate) rsp: u64,
     /// The machine that this context belongs to; see [`crate::translator`].
     pub(crate) machine: *mut (),
+    /// Not zero: somebody wants the dispatcher to look up. Others set it while this structure is in use, so it is not in it,
+    /// but where `rsp` leads.
+    attention: *const AtomicU32,
     /// The stack pointer of those who ran it.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
@@ -162,7 +163,6 @@ offsets! {
     CODE_BASE = code_base;
     FLAGS = flags;
     BASES = bases;
-    ATTENTION = attention;
     TEMPORARY = temporary;
     TARGET = target;
     DISTANCES = distances;
@@ -179,7 +179,16 @@ offsets! {
     TLB = tlb;
 }
 
+/// Where [`Context::attention`] is.
+pub(crate) const ATTENTION: i32 = -BELOW;
+
 impl Context {
+    /// The flag that translated code looks at: not zero if somebody wants the dispatcher to look up.
+    pub(crate) fn attention(&self) -> &AtomicU32 {
+        // SAFETY: `allocate` has let it lead into the mapping that the context is in, in front of it, where nothing else is.
+        unsafe { &*self.attention }
+    }
+
     /// Where a register is that has no host register.
     ///
     /// # Panics
@@ -259,7 +268,10 @@ impl Context {
         let c = unsafe { context.as_mut() };
         c.no_stack = StackPage::none(mapping.start());
         c.myself = context.as_ptr();
-        c.rsp = context.as_ptr() as u64 - BELOW as u64;
+        // SAFETY: so far in front of the context, which that far is inside.
+        let below = unsafe { mapping.start().byte_add(SCRATCH - BELOW as usize) };
+        c.rsp = below.as_ptr() as u64;
+        c.attention = below.as_ptr().cast_const().cast();
         Ok((mapping, context))
     }
 }

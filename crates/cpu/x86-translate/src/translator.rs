@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use posada_memory::PAGE_SIZE;
 use posada_vcpu::x86::State;
@@ -77,8 +77,23 @@ unsafe impl Send for Translator {}
 
 impl Drop for Translator {
     fn drop(&mut self) {
+        // The alarm refers to the context.
+        self.machine().interpreter.connections().attention.set_alarm(None);
         // SAFETY: the pointer came from a box, in `new`, and nobody else has it.
         drop(unsafe { Box::from_raw(self.machine.as_ptr()) });
+    }
+}
+
+/// The flag of a context that translated code looks at, for other threads to set.
+struct Bell(NonNull<AtomicU32>);
+
+// SAFETY: it is only used for atomic stores.
+unsafe impl Send for Bell {}
+
+impl Bell {
+    fn ring(&self) {
+        // SAFETY: the flag lives as long as the context, until its translator is dropped, which takes the alarm away first.
+        unsafe { self.0.as_ref() }.store(1, Ordering::Release);
     }
 }
 
@@ -102,6 +117,7 @@ impl Translator {
         let cache = CodeCache::new(code_cache).map_err(failed)?;
         // SAFETY: nobody else has it.
         let c = unsafe { context.as_mut() };
+        let attention = Arc::clone(&connections.attention);
         let machine = Machine {
             tlb: Tlb::new(c),
             jumps: Jumps::new(c),
@@ -120,6 +136,8 @@ impl Translator {
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
         c.machine = machine.as_ptr().cast();
+        let bell = Bell(NonNull::from(c.attention()));
+        attention.set_alarm(Some(Box::new(move || bell.ring())));
         c.routines = entry::routines(monitor, helper);
         Ok(Self { machine, context, _mapping: mapping })
     }
@@ -299,6 +317,10 @@ impl Machine {
     /// What to run next.
     fn next(&mut self, context: &mut Context, mut tie: Option<(u32, u64)>) -> Next {
         let interpreter = &mut self.interpreter;
+        if context.attention().load(Ordering::Relaxed) != 0 {
+            // Before the look at what it is about: whoever comes after that sets it again.
+            context.attention().swap(0, Ordering::SeqCst);
+        }
         let waits = interpreter.connections().attention.is_raised();
         let mut view = interpreter.view();
         if waits || view.is_none() {
@@ -623,7 +645,9 @@ impl Machine {
         context.interrupt_flag = rflags & IF;
         context.access_flag = rflags & AC;
         context.interrupts_wait = u64::from(self.interpreter.interrupts_wait());
-        context.attention = self.interpreter.connections().attention.flag();
+        if self.interpreter.connections().attention.is_raised() {
+            context.attention().store(1, Ordering::Relaxed);
+        }
         if mode.x87 {
             context.x87.put(self.interpreter.x87());
         }

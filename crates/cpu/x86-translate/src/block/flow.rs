@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::{Access, Address, ForInterpreter, LaterKind, Outcome, PAGE, SAVED_ENTRY, Writer};
 use crate::asm::{Condition, Hole, Op};
 use crate::context::register::{R10, R11};
-use crate::context::{Context, offset};
+use crate::context::{ATTENTION, Context, offset};
 use crate::jumps;
 use crate::registers;
 use crate::stub::Kind;
@@ -35,8 +35,7 @@ impl Writer<'_> {
         }
         self.polled = true;
         self.flags.lose(&mut self.asm);
-        self.asm.with_context(Op::Load, R10, offset::ATTENTION);
-        self.asm.compare_r10_memory_with_zero();
+        self.asm.compare_context_32_with_zero(ATTENTION);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Attention);
     }
