@@ -31,6 +31,7 @@ pub(crate) struct Condition(pub(crate) u8);
 impl Condition {
     pub(crate) const E: Self = Self(4);
     pub(crate) const NE: Self = Self(5);
+    pub(crate) const NOT_BELOW: Self = Self(3);
     pub(crate) const ABOVE: Self = Self(7);
 }
 
@@ -146,6 +147,32 @@ impl Asm {
         self.rex(true, reg, R11, 0);
         self.bytes(&[op as u8, 0x84 | (reg & 7) << 3, shift << 6 | (R11 & 7) << 3 | 4]);
         self.int(offset + BELOW);
+    }
+
+    /// `mov [context + r11 + offset], reg`, 64 bits.
+    pub(crate) fn store_table(&mut self, reg: u8, offset: i32) {
+        self.rex(true, reg, R11, 0);
+        self.bytes(&[0x89, 0x84 | (reg & 7) << 3, (R11 & 7) << 3 | 4]);
+        self.int(offset + BELOW);
+    }
+
+    /// `mov [context + r10 * 4 + offset], r11d`.
+    pub(crate) fn store_r11_in_list(&mut self, offset: i32) {
+        self.rex(false, R11, R10, 0);
+        self.bytes(&[0x89, 0x84 | (R11 & 7) << 3, 2 << 6 | (R10 & 7) << 3 | 4]);
+        self.int(offset + BELOW);
+    }
+
+    /// `shl r11, by`.
+    pub(crate) fn shift_r11_left(&mut self, by: u8) {
+        self.bytes(&[0x49, 0xc1, 0xe3, by]);
+    }
+
+    /// `mov [context + offset], reg`, 32 bits.
+    pub(crate) fn store_context_32(&mut self, offset: i32, reg: u8) {
+        self.rex(false, reg, 0, 0);
+        self.byte(0x89);
+        self.context(reg, offset);
     }
 
     /// `op reg, [context + r11 + offset]`, 32 bits.

@@ -28,6 +28,8 @@ type Map<T> = HashMap<u64, T, BuildHasherDefault<Spread>>;
 /// A page that blocks were made from.
 struct Page {
     version: u32,
+    /// Its number, which is no other's.
+    id: u32,
     blocks: Vec<u64>,
 }
 
@@ -43,17 +45,22 @@ pub(crate) struct CodeCache {
     /// Single instructions that lie in two pages, with where in RAM the second begins.
     crossings: Map<(usize, Code)>,
     pages: Map<Page>,
+    /// The number of the next page; not zero.
+    next_page: u32,
     /// Where [`way_out`](CodeCache::way_out) leads, by place in the page and mode.
     ways_out: Map<usize>,
     stubs: Stubs,
     /// Links of blocks.
     links: usize,
+    /// As many as there ever were.
+    most_links: usize,
     /// Where the calls of stubs lead, for each of the context's routines: to the monitor, and for each view to the code
     /// that looks for the stack's page.
     monitors: [usize; 3],
     stacks: [[[usize; 2]; 3]; 3],
-    /// The same for links, for each table of jumps.
-    finders: [[usize; jumps::TABLES]; 3],
+    /// The same for links of each view, and for the targets of jumps in each mode.
+    link_finders: [[usize; 3]; 3],
+    finders: [usize; MODES],
     recoveries: Recoveries,
     info: InstructionInfoFactory,
     /// The code epoch of RAM up to which pages are known.
@@ -69,6 +76,8 @@ pub(crate) struct Code {
     pub(crate) body: usize,
     /// See [`crate::block::Written`].
     pub(crate) wants_vectors: bool,
+    /// The page that it is made from, or zero if it depends on more.
+    pub(crate) page: u32,
     /// Guest instructions, and bytes of code.
     pub(crate) instructions: u8,
     pub(crate) len: u32,
@@ -93,12 +102,15 @@ impl CodeCache {
             blocks: Map::default(),
             crossings: Map::default(),
             pages: Map::default(),
+            next_page: 1,
             ways_out: Map::default(),
             stubs: Stubs::new(),
             links: 0,
+            most_links: 0,
             monitors: [0; 3],
             stacks: [[[0; 2]; 3]; 3],
-            finders: [[0; jumps::TABLES]; 3],
+            link_finders: [[0; 3]; 3],
+            finders: [0; MODES],
             recoveries: Recoveries::default(),
             info: InstructionInfoFactory::new(),
             epoch: 0,
@@ -121,7 +133,13 @@ impl CodeCache {
                 self.stacks[routine][view] =
                     [false, true].map(|write| put(&stub::find_stack(view as u8, write, routine as i32)));
             }
-            self.finders[routine] = std::array::from_fn(|table| put(&stub::find_link(table, routine as i32)));
+            self.link_finders[routine] =
+                std::array::from_fn(|view| put(&stub::find_link(view as u8, routine as i32)));
+        }
+        for (key, finder) in self.finders.iter_mut().enumerate() {
+            if let Some(mode) = Mode::of_key(key as u64).filter(|mode| mode.jumps() == jumps::NOTED_TABLE) {
+                *finder = put(&stub::find_target(mode));
+            }
         }
     }
 
@@ -183,6 +201,8 @@ impl CodeCache {
         let writer = self.writer(mode, at, decoding);
         let written = writer.write(bytes, decoding.options);
         let code = self.keep(key, mode, written, stats);
+        let page = self.pages.get(&((at / PAGE_SIZE) as u64)).map_or(0, |page| page.id);
+        let code = Code { page, ..code };
         self.blocks.insert(key, code);
         (code, found)
     }
@@ -278,7 +298,12 @@ impl CodeCache {
         for at in pages {
             let number = at / PAGE_SIZE;
             let page = self.pages.entry(number as u64);
-            let page = page.or_insert_with(|| Page { version: ram.watch_code(number), blocks: Vec::new() });
+            let next = &mut self.next_page;
+            let page = page.or_insert_with(|| {
+                let id = *next;
+                *next += 1;
+                Page { version: ram.watch_code(number), id, blocks: Vec::new() }
+            });
             page.blocks.push(key);
         }
         found
@@ -298,7 +323,8 @@ impl CodeCache {
         for stub in &written.stubs {
             let callee = match stub.kind.callee() {
                 Callee::Monitor => self.monitors[routine],
-                Callee::Link { table, .. } => self.finders[routine][table],
+                Callee::Link { view, .. } => self.link_finders[routine][usize::from(view)],
+                Callee::Find { mode } => self.finders[mode.key() as usize],
                 Callee::Stack { view, write } => self.stacks[routine][usize::from(view)][usize::from(write)],
             };
             stub.write(&mut cold, cold_place, self.stubs.next(), callee, self.memory.start());
@@ -307,11 +333,13 @@ impl CodeCache {
         let fits = self.memory.push(Warmth::Hot, &written.code) && self.memory.push(Warmth::Cold, &cold);
         assert!(fits, "a block is larger than any can be");
         self.links += written.links;
+        self.most_links = self.most_links.max(self.links);
         self.recoveries.extend(written.recoveries);
         Code {
             saved: place + SAVED_ENTRY,
             body: place + written.body,
             wants_vectors: written.wants_vectors,
+            page: 0,
             instructions: written.instructions as u8,
             len: written.code.len() as u32,
         }
@@ -342,6 +370,7 @@ impl CodeCache {
             && self.memory.left(Warmth::Cold) >= LARGEST_BLOCK
             && self.links + MOST_LINKS <= jumps::LINKS
             && self.stubs.have_room()
+            && self.next_page < u32::MAX - 1
     }
 
     /// Lets the jump of a stub lead to code.
@@ -367,6 +396,7 @@ impl CodeCache {
         self.ways_out.clear();
         self.stubs.clear();
         self.links = 0;
+        self.next_page = 1;
         self.recoveries.clear();
         self.write_monitors();
     }
@@ -387,12 +417,19 @@ impl CodeCache {
         self.memory.range()
     }
 
+    /// As many links as there ever were.
+    pub(crate) fn most_links(&self) -> usize {
+        self.most_links
+    }
+
     /// Bytes of code.
     pub(crate) fn used(&self) -> usize {
         self.memory.used()
     }
 }
 
+/// Keys of modes.
+const MODES: usize = 1 << Mode::BITS;
 /// The longest instruction, in bytes.
 pub(crate) const LONGEST: usize = 15;
 /// Bytes that a block may be made from.

@@ -71,6 +71,9 @@ pub(crate) struct Context {
     /// Where the number of the stub is that looks for the stack's page, or for a link; and where that link is.
     stub_number: u64,
     link: u64,
+    /// Of code that looks for the target of a jump: the target, and the code there.
+    wanted: u64,
+    found: u64,
     /// Where a helper's call goes on, and `rsp` there.
     pub(crate) back: [u64; 2],
     /// The host's `r10` when a stub was called.
@@ -96,6 +99,10 @@ pub(crate) struct Context {
     pub(crate) scratch: [u64; 2],
     pub(crate) jumps: [jumps::Table; jumps::TABLES],
     pub(crate) links: [jumps::Link; jumps::LINKS],
+    /// By epochs.
+    pub(crate) code_pages: [jumps::CodePages; 2],
+    pub(crate) known: jumps::KnownCode,
+    pub(crate) noted: jumps::Noted,
     pub(crate) tlb: [tlb::Tables; 3],
 }
 
@@ -176,6 +183,10 @@ offsets! {
     LOAD_X87 = routines.x87;
     JUMPS = jumps;
     LINK = link;
+    WANTED = wanted;
+    FOUND = found;
+    KNOWN = known;
+    NOTED = noted;
     TLB = tlb;
 }
 
@@ -243,6 +254,12 @@ impl Context {
     /// Where a link is.
     pub(crate) const fn link_offset(link: u32) -> i32 {
         std::mem::offset_of!(Self, links) as i32 + link as i32 * size_of::<jumps::Link>() as i32
+    }
+
+    /// Where the code pages of a view are.
+    pub(crate) fn code_pages_offset(view: u8) -> i32 {
+        let n = jumps::epoch(view);
+        (std::mem::offset_of!(Self, code_pages) + n * size_of::<jumps::CodePages>()) as i32
     }
 
     /// Where the TLB of a view is.

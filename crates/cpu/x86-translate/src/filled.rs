@@ -37,7 +37,18 @@ impl Filled {
         }
         let list = &mut self.lists[usize::from(global)];
         list.push(n as u32);
-        list.len() <= 2 * self.len
+        !self.is_too_much()
+    }
+
+    /// Whether there is too much to keep account of: then everything must be forgotten.
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.lists.iter().any(|list| list.len() > 2 * self.len)
+    }
+
+    /// Entry `n` is in use now, and is of one process context.
+    pub(crate) fn add(&mut self, n: usize) {
+        self.global[n / 64] &= !(1 << (n % 64));
+        self.lists[0].push(n as u32);
     }
 
     /// Calls `forget` for each entry in use, some of them twice; without `all`, only for those of pages that are not

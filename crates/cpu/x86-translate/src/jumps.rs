@@ -4,15 +4,19 @@
 //! An entry holds for as long as translations of addresses do, and the code at them; when either changes, entries
 //! are forgotten.
 //!
-//! A direct jump to another page need not look into the table each time: it is a [`Link`], which says in which *epoch*
-//! that was done last. Whenever entries are forgotten another epoch begins, for users or for supervisors: theirs lasts for
-//! as long as nothing but what users see is forgotten. A link of another epoch has to be found in the table again; then,
-//! as a rule, it leads where it led before.
+//! Whenever entries are forgotten another *epoch* begins, for users or for supervisors: theirs lasts for as long as nothing but
+//! what users see is forgotten. That happens with each change of the address space, so what is found then is found again
+//! by the page: an address belongs to a [`CodePage`] in this epoch, and that page has code that is [`Known`] whatever
+//! its address is by now. Only a page that is not known takes the monitor.
+//!
+//! A direct jump to another page need not look into the table at all: it is a [`Link`], which says in which epoch the page
+//! that it leads to was there last.
 
 use std::collections::HashSet;
 
 use posada_x86::View;
 
+use crate::block::Mode;
 use crate::context::Context;
 use crate::filled::Filled;
 
@@ -39,16 +43,69 @@ pub(crate) const LINKS: usize = 1 << 20;
 
 /// What is known of a direct jump to another page. All zeros: nothing.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Link {
-    /// The epoch in which the table of jumps had what follows.
+    /// The epoch in which that page was where the jump leads.
     pub(crate) epoch: u32,
-    /// The code that it leads to: the low half of its address, as the table has it.
-    pub(crate) code: u32,
+    /// The page, or zero: then the code that it leads to depends on more than that.
+    pub(crate) page: u32,
     /// From the running page.
     pub(crate) distance: i32,
     unused: u32,
 }
+
+/// Bits of the index of a [`CodePage`]: the page number's lowest.
+const PAGE_BITS: u8 = 14;
+pub(crate) type CodePages = [CodePage; 1 << PAGE_BITS];
+/// What cuts a page number to an index.
+pub(crate) const PAGE_INDEX: i32 = (1 << PAGE_BITS) - 1;
+
+/// Which page is at a linear address, by the numbers that [`crate::cache`] gives them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct CodePage {
+    pub(crate) linear: u64,
+    /// It is for this epoch.
+    pub(crate) epoch: u32,
+    pub(crate) page: u32,
+}
+
+/// The code for a place in a page, for one mode.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    /// The page, the mode and the place, as [`key`] has it.
+    pub(crate) key: u64,
+    pub(crate) host: u64,
+}
+
+pub(crate) type KnownCode = [Known; ENTRIES];
+
+/// Where the page is in a key.
+pub(crate) const KEY_PAGE: u8 = KEY_MODE + Mode::BITS as u8;
+/// Where the mode is in it.
+pub(crate) const KEY_MODE: u8 = 12;
+
+/// What [`Known`] code is found by.
+fn key(page: u32, mode: Mode, linear: u64) -> u64 {
+    u64::from(page) << KEY_PAGE | mode.key() << KEY_MODE | linear & 0xfff
+}
+
+/// The table that translated code puts entries into by itself: of users with vectors.
+pub(crate) const NOTED_TABLE: usize = Mode::ALL.jumps();
+/// How many of these entries it may have put before somebody has taken note of them.
+pub(crate) const MOST_NOTED: usize = 1 << 14;
+
+/// The entries that translated code has put into [`NOTED_TABLE`].
+#[repr(C)]
+pub(crate) struct Noted {
+    pub(crate) count: u32,
+    /// Their indices, shifted by [`ENTRY_SHIFT`].
+    pub(crate) entries: [u32; MOST_NOTED],
+}
+
+/// The size of an [`Entry`], as a shift.
+const ENTRY_SHIFT: u32 = size_of::<Entry>().trailing_zeros();
 
 /// Which epoch is for a view: an index into the context's.
 pub(crate) fn epoch(view: u8) -> usize {
@@ -73,14 +130,18 @@ fn begin_epoch(context: &mut Context, n: usize) {
     context.epochs[n] = context.epochs[n].wrapping_add(1);
     if context.epochs[n] == 0 {
         // None of those that come now may be one that a link is of.
-        forget_links(context);
+        forget_numbers(context, LINKS);
+        for page in context.code_pages[n].iter_mut() {
+            page.epoch = 0;
+        }
         context.epochs[n] = 1;
     }
 }
 
-/// Forgets what is known of all links.
-pub(crate) fn forget_links(context: &mut Context) {
-    context.links.fill(Link { epoch: 0, code: 0, distance: 0, unused: 0 });
+/// Forgets what is known of the first links, of so many, and of code: the numbers of links and pages are others' now.
+pub(crate) fn forget_numbers(context: &mut Context, links: usize) {
+    context.links[..links].fill(Link::default());
+    context.known.fill(Known { key: 0, host: 0 });
 }
 
 /// The tables' account.
@@ -127,8 +188,30 @@ impl Jumps {
         }
     }
 
+    /// Remembers the code for `linear` by its page, which has this number.
+    pub(crate) fn know(context: &mut Context, mode: Mode, linear: u64, host: u64, page: u32) {
+        let n = epoch(mode.view);
+        let epoch = context.epochs[n];
+        let number = (linear >> 12) as usize % context.code_pages[n].len();
+        context.code_pages[n][number] = CodePage { linear: linear & !0xfff, epoch, page };
+        let key = key(page, mode, linear);
+        context.known[index(key)] = Known { key, host };
+    }
+
+    /// Takes note of what translated code has put into a table.
+    pub(crate) fn take_note(&mut self, context: &mut Context) {
+        let count = std::mem::take(&mut context.noted.count) as usize;
+        let filled = &mut self.filled[NOTED_TABLE];
+        let entries = &context.noted.entries[..count.min(MOST_NOTED)];
+        entries.iter().for_each(|entry| filled.add((entry >> ENTRY_SHIFT) as usize));
+        if filled.is_too_much() {
+            self.clear(context, true);
+        }
+    }
+
     /// Forgets everything, or all but what is in global pages.
     pub(crate) fn clear(&mut self, context: &mut Context, all: bool) {
+        self.take_note(context);
         for (filled, table) in self.filled.iter_mut().zip(&mut context.jumps) {
             filled.forget(all, |n| table[n].linear = never(n));
         }
@@ -143,14 +226,15 @@ impl Jumps {
 
     /// Forgets what one table holds.
     pub(crate) fn clear_one(&mut self, context: &mut Context, table: usize) {
+        self.take_note(context);
         self.filled[table].forget(true, |n| context.jumps[table][n].linear = never(n));
         begin_epoch(context, usize::from(table_of_supervisors(table)));
     }
 
-    /// Notes that the table has what `link` leads to: the code at `distance` from the running page, for a view.
-    pub(crate) fn link(context: &mut Context, link: u32, view: u8, code: usize, distance: i32) {
+    /// Notes that what `link` leads to, at `distance` from the running page, is in this page, in this epoch of a view's.
+    pub(crate) fn link(context: &mut Context, link: u32, view: u8, page: u32, distance: i32) {
         let epoch = context.epochs[epoch(view)];
-        context.links[link as usize] = Link { epoch, code: code as u32, distance, unused: 0 };
+        context.links[link as usize] = Link { epoch, page, distance, unused: 0 };
     }
 
     /// An entry depends on another page, besides the one that it leads to.

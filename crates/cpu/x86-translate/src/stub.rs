@@ -8,12 +8,12 @@ use std::mem::offset_of;
 
 use serde::{Deserialize, Serialize};
 
-use crate::asm::{Asm, Condition, Op};
+use crate::asm::{Asm, Condition, Hole, Op};
 use crate::block::{Access, Mode};
 use crate::context::register::{R10, R11};
 use crate::context::{Context, StackPage, offset};
 use crate::flags::Flags;
-use crate::jumps::Link;
+use crate::jumps::{CodePage, Entry, Known, Link, Noted};
 use crate::{jumps, tlb};
 
 /// One way out.
@@ -56,7 +56,8 @@ impl Kind {
             Self::Group { access, mode, .. } if access.address.is_on_stack() => {
                 Callee::Stack { view: mode.view, write: access.write }
             }
-            Self::Link { mode, link, .. } => Callee::Link { table: mode.jumps(), link: *link },
+            Self::Link { mode, link, .. } => Callee::Link { view: mode.view, link: *link },
+            Self::Find { mode, .. } if mode.jumps() == jumps::NOTED_TABLE => Callee::Find { mode: *mode },
             _ => Callee::Monitor,
         }
     }
@@ -70,8 +71,10 @@ pub(crate) enum Callee {
     /// Code that looks for the page of a view's stack in the TLB, and goes on behind the stub's number if it is there: with
     /// a jump, that to the check. Otherwise it calls the monitor.
     Stack { view: u8, write: bool },
-    /// The same for a link, whose number is behind the stub's, by a look into the table of jumps.
-    Link { table: usize, link: u32 },
+    /// The same for a link of a view, whose number is behind the stub's, by a look for its page.
+    Link { view: u8, link: u32 },
+    /// The same for the address in `r10`, of users, which the table of jumps comes to have.
+    Find { mode: Mode },
 }
 
 const CALL: u8 = 0xe8;
@@ -92,7 +95,7 @@ impl Stub {
     pub(crate) fn len(&self) -> usize {
         match self.kind.callee() {
             Callee::Monitor => LEN,
-            Callee::Stack { .. } => LEN + JUMP_LEN,
+            Callee::Stack { .. } | Callee::Find { .. } => LEN + JUMP_LEN,
             Callee::Link { .. } => LEN + LINK_LEN + JUMP_LEN,
         }
     }
@@ -110,8 +113,9 @@ impl Stub {
         if let Callee::Link { link, .. } = self.kind.callee() {
             code.extend(link.to_le_bytes());
         }
-        if let (Callee::Stack { .. }, Kind::Group { retry, .. }) | (_, Kind::Link { retry, .. }) =
-            (self.kind.callee(), self.kind)
+        if let (Callee::Stack { .. }, Kind::Group { retry, .. })
+        | (Callee::Find { .. }, Kind::Find { retry, .. })
+        | (_, Kind::Link { retry, .. }) = (self.kind.callee(), self.kind)
         {
             branch(code, JUMP, memory + retry as usize);
         }
@@ -208,33 +212,98 @@ pub(crate) fn find_stack(view: u8, write: bool, routine: i32) -> Vec<u8> {
     asm.finish()
 }
 
-/// The code of [`Callee::Link`], for one of the context's tables of jumps. Changes `r10`, `r11` and the flags.
-pub(crate) fn find_link(table: usize, routine: i32) -> Vec<u8> {
-    const NUMBERS: i32 = 8;
-    let (view, table) = ((table % 3) as u8, Context::jumps_offset(table));
+/// Looks which page is at the linear address in `r10`, which is kept in the context; its number comes to be in `r11`. Returns
+/// the jumps for when that is not known.
+fn find_page(asm: &mut Asm, view: u8) -> [Hole; 2] {
+    const PAGE: i32 = 4096;
+    let pages = Context::code_pages_offset(view);
+    asm.store_context(offset::WANTED, R10);
+    asm.page_to_r11();
+    asm.with_value(Op::And, false, R11, jumps::PAGE_INDEX);
+    asm.shift_r11_left(size_of::<CodePage>().trailing_zeros() as u8);
+    asm.with_value(Op::And, true, R10, -PAGE);
+    asm.with_table(Op::Cmp, R10, 0, pages + offset_of!(CodePage, linear) as i32);
+    let other = asm.jump_if(Condition::NE);
+    asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
+    asm.with_table_32(Op::Cmp, R10, pages + offset_of!(CodePage, epoch) as i32);
+    let old = asm.jump_if(Condition::NE);
+    asm.with_table_32(Op::Load, R11, pages + offset_of!(CodePage, page) as i32);
+    [other, old]
+}
+
+/// Goes on behind the stub's number and `more` bytes.
+fn go_on(asm: &mut Asm, more: usize) {
+    const NUMBER: usize = 4;
+    asm.with_context(Op::Load, R11, offset::STUB_NUMBER);
+    asm.add_to(R11, R11, (NUMBER + more) as i32);
+    asm.jump_r11();
+}
+
+/// Calls the monitor, with the address in `r10` that was looked for.
+fn give_up(asm: &mut Asm, from: impl IntoIterator<Item = Hole>, routine: i32) {
+    from.into_iter().for_each(|hole| asm.fill(hole));
+    asm.with_context(Op::Load, R10, offset::WANTED);
+    asm.push_context(offset::STUB_NUMBER);
+    asm.jump_context(offset::STUB + 8 * routine);
+}
+
+/// The code of [`Callee::Link`]. Changes `r10`, `r11` and the flags.
+pub(crate) fn find_link(view: u8, routine: i32) -> Vec<u8> {
+    let links = Context::link_offset(0);
     let mut asm = Asm::new(0);
     asm.pop_context(offset::STUB_NUMBER);
     asm.with_context(Op::Load, R10, offset::STUB_NUMBER);
     asm.load_link_to_r10();
     asm.store_context(offset::LINK, R10);
     asm.mov(R11, R10);
-    asm.load_extended(R10, Context::link_offset(0) + offset_of!(Link, distance) as i32);
+    asm.load_extended(R10, links + offset_of!(Link, distance) as i32);
     asm.with_context(Op::Add, R10, offset::CODE_BASE);
-    asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
-    asm.with_table(Op::Cmp, R10, 0, table);
-    let unknown = asm.jump_if(Condition::NE);
-    asm.with_table(Op::Load, R10, 0, table + 8);
+    let [other, old] = find_page(&mut asm, view);
+    asm.mov(R10, R11);
     asm.with_context(Op::Load, R11, offset::LINK);
-    asm.with_table_32(Op::Cmp, R10, Context::link_offset(0) + offset_of!(Link, code) as i32);
-    let other = asm.jump_if(Condition::NE);
+    asm.with_table_32(Op::Cmp, R10, links + offset_of!(Link, page) as i32);
+    let elsewhere = asm.jump_if(Condition::NE);
     asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
-    asm.store_table_32(R10, Context::link_offset(0) + offset_of!(Link, epoch) as i32);
-    asm.with_context(Op::Load, R11, offset::STUB_NUMBER);
-    asm.add_to(R11, R11, NUMBERS);
-    asm.jump_r11();
-    asm.fill(unknown);
-    asm.fill(other);
-    asm.push_context(offset::STUB_NUMBER);
-    asm.jump_context(offset::STUB + 8 * routine);
+    asm.store_table_32(R10, links + offset_of!(Link, epoch) as i32);
+    go_on(&mut asm, LINK_LEN);
+    give_up(&mut asm, [other, old, elsewhere], routine);
+    asm.finish()
+}
+
+/// The code of [`Callee::Find`]: the target is in `r10`. Changes `r11` and the flags.
+pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
+    const IN_PAGE: i32 = 4095;
+    let (table, known) = (Context::jumps_offset(mode.jumps()), offset::KNOWN);
+    let entries = offset::NOTED + offset_of!(Noted, entries) as i32;
+    let count = offset::NOTED + offset_of!(Noted, count) as i32;
+    let mut asm = Asm::new(0);
+    asm.pop_context(offset::STUB_NUMBER);
+    let [other, old] = find_page(&mut asm, mode.view);
+    // The key of what is to be known.
+    asm.shift_r11_left(jumps::KEY_PAGE);
+    asm.with_context(Op::Load, R10, offset::WANTED);
+    asm.with_value(Op::And, false, R10, IN_PAGE);
+    asm.with_register(Op::Or, true, R10, R11);
+    asm.add_to(R10, R10, (mode.key() << jumps::KEY_MODE) as i32);
+    asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
+    asm.with_table(Op::Cmp, R10, 0, known + offset_of!(Known, key) as i32);
+    let unknown = asm.jump_if(Condition::NE);
+    asm.with_table(Op::Load, R10, 0, known + offset_of!(Known, host) as i32);
+    asm.store_context(offset::FOUND, R10);
+    // The table of jumps comes to have it, and a note says so.
+    asm.with_context(Op::Load, R10, offset::WANTED);
+    asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
+    asm.with_context_32(Op::Load, R10, count);
+    asm.with_value(Op::Cmp, false, R10, jumps::MOST_NOTED as i32);
+    let full = asm.jump_if(Condition::NOT_BELOW);
+    asm.store_r11_in_list(entries);
+    asm.add_to(R10, R10, 1);
+    asm.store_context_32(count, R10);
+    asm.with_context(Op::Load, R10, offset::FOUND);
+    asm.store_table(R10, table + offset_of!(Entry, host) as i32);
+    asm.with_context(Op::Load, R10, offset::WANTED);
+    asm.store_table(R10, table + offset_of!(Entry, linear) as i32);
+    go_on(&mut asm, 0);
+    give_up(&mut asm, [other, old, unknown, full], mode.routine());
     asm.finish()
 }

@@ -438,7 +438,7 @@ impl Machine {
         };
         if found == Found::NewAlone {
             self.jumps.clear(context, true);
-            jumps::forget_links(context);
+            jumps::forget_numbers(context, self.cache.most_links());
         }
         Some((code, FoundAs { alone: found == Found::NewAlone, crossing: second.is_some() }))
     }
@@ -453,6 +453,9 @@ impl Machine {
             self.jumps.add_page(next);
         }
         self.jumps.insert(context, mode.jumps(), linear, target as u64, global);
+        if self.linked && code.page != 0 {
+            Jumps::know(context, mode, linear, target as u64, code.page);
+        }
     }
 
     /// Where jumps to `linear`, whose code is known, are to lead.
@@ -460,21 +463,23 @@ impl Machine {
         if self.linked { code.saved } else { self.cache.way_out(linear, mode) }
     }
 
-    /// Lets the table of jumps know the code for a linear address; false if the dispatcher has to see to it.
-    fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> bool {
+    /// Lets the table of jumps know the code for a linear address, and tells the page that it is in: see [`Code::page`]. `None`
+    /// if the dispatcher has to see to it.
+    fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<u32> {
         self.stats.jump_misses += 1;
+        self.jumps.take_note(context);
         let before = self.activity.set(work::JUMPS);
         let known = self.find_jump_now(context, linear, mode);
         self.activity.set(before);
         known
     }
 
-    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> bool {
-        let Some(at) = self.interpreter.place_code(linear) else { return false };
+    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<u32> {
+        let at = self.interpreter.place_code(linear)?;
         // What is running must not be forgotten now.
         let ram = &self.interpreter.connections().ram;
         if !self.cache.is_up_to_date(ram) || !self.cache.has_room() {
-            return false;
+            return None;
         }
         // Who watches code waits for those inside, and is not to wait for itself.
         self.interpreter.membership().leave();
@@ -482,12 +487,12 @@ impl Machine {
         self.go_inside(context);
         match found {
             // That is for `next` to see to.
-            Some((code, _)) if code.wants_vectors => false,
+            Some((code, _)) if code.wants_vectors => None,
             Some((code, found)) => {
                 self.remember_jump(context, mode, linear, code, found.crossing);
-                true
+                Some(if self.linked { code.page } else { 0 })
             }
-            None => false,
+            None => None,
         }
     }
 
@@ -538,7 +543,7 @@ impl Machine {
             self.smap = !self.smap;
             self.cache.clear();
             self.jumps.clear(context, true);
-            jumps::forget_links(context);
+            jumps::forget_numbers(context, self.cache.most_links());
         }
         let stale = self.interpreter.take_stale();
         if stale.is_nothing() {
@@ -733,7 +738,7 @@ impl Machine {
                 left
             }
             Kind::Find { mode, retry } => {
-                if self.find_jump(context, context.r10, mode) {
+                if self.find_jump(context, context.r10, mode).is_some() {
                     return again(self, retry);
                 }
                 Left::Jump
@@ -741,10 +746,10 @@ impl Machine {
             Kind::Link { mode, retry, link, hole, distance, saved } => {
                 self.stats.link_misses += 1;
                 let linear = context.code_base.wrapping_add(i64::from(distance) as u64);
-                if self.find_jump(context, linear, mode) {
+                if let Some(page) = self.find_jump(context, linear, mode) {
                     let code = context.jumps[mode.jumps()][jumps::index(linear)].host as usize;
                     self.cache.lead(hole, if saved { code } else { code - SAVED_ENTRY });
-                    Jumps::link(context, link, mode.view, code, distance);
+                    Jumps::link(context, link, mode.view, page, distance);
                     return again(self, retry);
                 }
                 Left::Jump

@@ -21,9 +21,10 @@ struct CheckedLink {
 }
 
 impl Writer<'_> {
-    /// Looks whether attention is asked for, if that is still to be done and the host's flags are free.
+    /// Looks whether attention is asked for, if that is still to be done and the host's flags are free. Must come before anything
+    /// that cannot be done again of the current instruction.
     pub(super) fn poll_if_free(&mut self) {
-        if !self.polled && self.flags.are_lost() {
+        if !self.polled && !self.in_shadow && self.flags.are_lost() {
             self.poll();
         }
     }

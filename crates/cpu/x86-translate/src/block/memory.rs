@@ -95,6 +95,7 @@ impl Writer<'_> {
             return place;
         }
         self.flags.lose(&mut self.asm);
+        self.poll_if_free();
         let retry = self.place_of(self.asm.here());
         self.address(&access.address);
         let view = self.mode.view;
@@ -188,6 +189,7 @@ impl Writer<'_> {
             alignment: if group.aligned.is_some() { ALIGNMENT as u16 } else { 1 },
         };
         self.flags.lose(&mut self.asm);
+        self.poll_if_free();
         let mode = self.mode;
         let retry = self.place_of(self.asm.here());
         self.address(&address);

@@ -17,6 +17,7 @@ use crate::flags::{Flags, Recipe};
 use crate::groups::{self, Group, Item, StackEffect};
 use crate::registers;
 use crate::stub::{Kind, Stub};
+use posada_x86::View;
 
 /// Instructions in a block, at most.
 const LONGEST: usize = 64;
@@ -54,14 +55,22 @@ impl Mode {
             | bit(self.avx, 5)
     }
 
+    /// The mode that has this key, if there is one.
+    pub(crate) fn of_key(key: u64) -> Option<Self> {
+        let bit = |n: u32| key >> n & 1 != 0;
+        let view = (key & 3) as u8;
+        let mode = Self { view, vectors: bit(2), unmasked: bit(3), x87: bit(4), avx: bit(5) };
+        (view <= View::User as u8).then_some(mode)
+    }
+
     /// Which of the context's routines are for it.
     pub(crate) fn routine(self) -> i32 {
         i32::from(self.vectors) + i32::from(self.avx)
     }
 
     /// Where jumps to other pages find their targets: which of the context's tables.
-    pub(crate) fn jumps(self) -> usize {
-        usize::from(self.view) + 3 * usize::from(self.vectors)
+    pub(crate) const fn jumps(self) -> usize {
+        self.view as usize + 3 * self.vectors as usize
     }
 }
 
@@ -206,6 +215,8 @@ pub(crate) struct Writer<'a> {
     /// The x87 unit's state has been loaded.
     pub(crate) x87_loaded: bool,
     polled: bool,
+    /// Nothing may come between the current instruction and the one before.
+    in_shadow: bool,
     /// Where the block begins for jumps with the flags in the host's, in bytes from the start.
     body: usize,
     /// It is a block's rest: nothing leads to its start but that block.
@@ -259,6 +270,7 @@ impl<'a> Writer<'a> {
             recoveries: Vec::new(),
             x87_loaded: false,
             polled: false,
+            in_shadow: false,
             body: 0,
             is_rest: false,
             loses_flags: false,
@@ -419,13 +431,12 @@ impl<'a> Writer<'a> {
             let Item { instruction, at, next, good } = self.items[n];
             (self.item, self.at, self.next) = (n, at, next);
             let shadow = self.is_in_shadow(n);
+            self.in_shadow = shadow;
             // Branches look at the attention before they are done, and the interpreter after it.
             if !good || shadow && instruction.flow_control() != FlowControl::Next {
                 return self.interpret();
             }
-            if !shadow {
-                self.poll_if_free();
-            }
+            self.poll_if_free();
             let before = self.asm.len();
             let result = match instruction.flow_control() {
                 FlowControl::Next => match self.sensitive(&instruction) {
