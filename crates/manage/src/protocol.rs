@@ -77,6 +77,50 @@ pub struct Stats {
     pub memory: u64,
     /// What the engine tells of each processor.
     pub processors: Vec<String>,
+    /// Its disks, those of an image first. Supervisors of before do not tell.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+    /// Its network cards.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+}
+
+/// How much a guest has used a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The disk's serial number, by which the guest knows it, too.
+    pub serial: String,
+    /// Requests to read. Those of more than 256 KiB count as several, here and below.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Requests to write, or to write zeroes.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Requests to bring what was written to stable storage.
+    pub flushes: u64,
+    /// Requests to discard.
+    pub discards: u64,
+    /// Bytes discarded.
+    pub discarded_bytes: u64,
+    /// Requests that failed, which are not counted above.
+    pub errors: u64,
+}
+
+/// How much a guest has used a network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The card's Ethernet address.
+    pub address: String,
+    /// Packets that the guest has sent; what a card cuts into segments counts once.
+    pub sent_packets: u64,
+    /// Bytes of these, with their Ethernet headers.
+    pub sent_bytes: u64,
+    /// Packets that it has received.
+    pub received_packets: u64,
+    /// Bytes of these.
+    pub received_bytes: u64,
 }
 
 /// Reads a line, without its end, and nothing after it.
@@ -143,6 +187,14 @@ mod tests {
         ] {
             assert_eq!(parse(line(&answer).trim_ascii_end()), Ok(answer));
         }
+    }
+
+    #[test]
+    fn a_supervisor_of_before_is_understood() {
+        let said =
+            br#"{"answer":"stats","paused":false,"guest_time":1,"cpu_time":2,"memory":3,"processors":[]}"#;
+        let Ok(Answer::Stats(stats)) = parse(said) else { panic!("it is an answer") };
+        assert!(stats.disks.is_empty() && stats.networks.is_empty());
     }
 
     #[test]

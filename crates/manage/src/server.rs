@@ -11,13 +11,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use posada_pc::{Handle, Port};
+use posada_pc::{CardUse, DiskUse, Handle, Port};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::console::Console;
 use crate::entry::{CONTROL, Entry};
 use crate::error::{Error, Result};
-use crate::protocol::{Answer, Request, Stats, Status, line, parse, read_line};
+use crate::protocol::{Answer, Disk, Network, Request, Stats, Status, line, parse, read_line};
 use crate::short_path;
 
 /// How many are served at once; others wait.
@@ -190,6 +190,33 @@ fn stats(handle: &Handle) -> Stats {
         cpu_time: used.tv_sec as f64 + used.tv_nsec as f64 / 1e9,
         memory: resident_memory().unwrap_or(0),
         processors: handle.reports().unwrap_or_default(),
+        disks: handle.disks().into_iter().map(disk).collect(),
+        networks: handle.cards().into_iter().map(network).collect(),
+    }
+}
+
+fn disk(used: DiskUse) -> Disk {
+    let counts = used.counts;
+    Disk {
+        serial: used.serial,
+        reads: counts.reads,
+        read_bytes: counts.read_bytes,
+        writes: counts.writes,
+        written_bytes: counts.written_bytes,
+        flushes: counts.flushes,
+        discards: counts.discards,
+        discarded_bytes: counts.discarded_bytes,
+        errors: counts.errors,
+    }
+}
+
+fn network(used: CardUse) -> Network {
+    Network {
+        address: used.address.map(|byte| format!("{byte:02x}")).join(":"),
+        sent_packets: used.sent.packets,
+        sent_bytes: used.sent.bytes,
+        received_packets: used.received.packets,
+        received_bytes: used.received.bytes,
     }
 }
 

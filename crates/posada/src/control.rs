@@ -120,6 +120,30 @@ pub(crate) fn stats(arguments: &Stats) -> Result<u8> {
         stats.cpu_time,
         size(stats.memory)
     );
+    for disk in &stats.disks {
+        let name = format!("disk {}", disk.serial);
+        let (read, written) = (size(disk.read_bytes), size(disk.written_bytes));
+        let _ = write!(
+            text,
+            "{name:<16}{read} in {} reads, {written} in {} writes, {} flushes",
+            disk.reads, disk.writes, disk.flushes
+        );
+        if disk.discards != 0 {
+            let _ = write!(text, ", {} in {} discards", size(disk.discarded_bytes), disk.discards);
+        }
+        if disk.errors != 0 {
+            let _ = write!(text, ", {} errors", disk.errors);
+        }
+        text.push('\n');
+    }
+    for card in &stats.networks {
+        let (sent, received) = (size(card.sent_bytes), size(card.received_bytes));
+        let _ = writeln!(
+            text,
+            "network         {sent} in {} packets sent, {received} in {} packets received",
+            card.sent_packets, card.received_packets
+        );
+    }
     for (cpu, report) in stats.processors.iter().enumerate() {
         let _ = write!(text, "processor {cpu}\n{report}");
     }

@@ -12,6 +12,7 @@ use posada_vcpu::x86::State;
 
 use crate::board::Board;
 use crate::control::Request;
+use crate::lent::{CardUse, DiskUse, Lent};
 
 /// A serial port of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub(crate) type Inquiries = Mutex<Vec<Inquiry>>;
 pub struct Handle {
     pub(crate) board: Arc<Board>,
     pub(crate) inquiries: Arc<[Inquiries]>,
+    pub(crate) lent: Arc<Lent>,
 }
 
 impl fmt::Debug for Handle {
@@ -136,6 +138,16 @@ impl Handle {
     /// What the engine tells of each processor's work, where it keeps an account; `None` if the machine does not run.
     pub fn reports(&self) -> Option<Vec<String>> {
         Some(self.ask(|vcpu| vcpu.report())?.into_iter().flatten().collect())
+    }
+
+    /// How much the guest has used each of its disks up to now, in the order in which they were plugged in.
+    pub fn disks(&self) -> Vec<DiskUse> {
+        self.lent.disks()
+    }
+
+    /// How much the guest has used each of its network cards up to now, in the order in which they were plugged in.
+    pub fn cards(&self) -> Vec<CardUse> {
+        self.lent.cards()
     }
 
     fn ask<T: Send + 'static>(&self, question: fn(&dyn Vcpu) -> T) -> Option<Vec<T>> {

@@ -13,7 +13,7 @@ use posada_memory::GuestRam;
 use posada_network::link::Link;
 use posada_peripherals::ahci::{Ahci, Drive, MAX_DRIVES};
 use posada_peripherals::e1000::E1000;
-use posada_storage::Disk;
+use posada_storage::{Disk, metered};
 use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Exit, Vcpu};
 use posada_virtio::Device;
@@ -27,6 +27,7 @@ use crate::cpu::Cpu;
 use crate::engine::{DEFAULT_CODE_CACHE, MAX_CODE_CACHE, MIN_CODE_CACHE};
 use crate::handle::{Handle, Inquiries, Port};
 use crate::layout::Layout;
+use crate::lent::Lent;
 use crate::{Engine, Error, firmware};
 
 /// How long the thread sleeps that looks what processors are at.
@@ -113,6 +114,7 @@ pub struct PcBuilder {
     devices: Vec<Maker>,
     /// What is at the ports of the SATA controller, which the machine has if anything is.
     drives: Vec<Drive>,
+    lent: Lent,
 }
 
 /// Makes a device for a machine with a number of processors.
@@ -148,6 +150,7 @@ impl PcBuilder {
             outputs: [Box::new(io::sink()), Box::new(io::sink())],
             devices: Vec::new(),
             drives: Vec::new(),
+            lent: Lent::default(),
         }
     }
 
@@ -217,14 +220,23 @@ impl PcBuilder {
     #[must_use]
     pub fn disk(mut self, disk: Arc<dyn Disk>, serial: impl Into<String>) -> Self {
         let serial = serial.into();
+        let disk = self.meter(disk, &serial);
         self.devices.push(Box::new(move |cpus| Card::Virtio(Box::new(Block::new(disk, &serial, cpus)))));
         self
+    }
+
+    /// Has a disk's use counted.
+    fn meter(&mut self, disk: Arc<dyn Disk>, serial: &str) -> Arc<dyn Disk> {
+        let (disk, meter) = metered(disk);
+        self.lent.disks.push((serial.to_owned(), meter));
+        disk
     }
 
     /// Plugs in a network card with this Ethernet address at one end of a link. The network at the other end has
     /// started before, so that the card knows what it can be sent.
     #[must_use]
     pub fn network(mut self, link: Link, address: [u8; 6]) -> Self {
+        self.lent.cards.push((address, link.meter()));
         self.devices.push(Box::new(move |cpus| Card::Virtio(Box::new(Network::new(link, address, cpus)))));
         self
     }
@@ -232,6 +244,7 @@ impl PcBuilder {
     /// Plugs in a network card as [`network`](Self::network) does, but an Intel 82540EM, for guests without virtio.
     #[must_use]
     pub fn e1000(mut self, link: Link, address: [u8; 6]) -> Self {
+        self.lent.cards.push((address, link.meter()));
         let make: FunctionMaker = Box::new(move |ram, bus, pin| {
             Ok(Box::new(E1000::new(link, address, ram, bus, pin)?) as Box<dyn PciFunction>)
         });
@@ -242,6 +255,10 @@ impl PcBuilder {
     /// Plugs a disk or a CD-ROM drive into the next port of the machine's SATA controller, for guests without virtio.
     #[must_use]
     pub fn drive(mut self, drive: Drive) -> Self {
+        let drive = match drive {
+            Drive::Disk { disk, serial } => Drive::Disk { disk: self.meter(disk, &serial), serial },
+            Drive::CdRom { disc, serial } => Drive::CdRom { disc: self.meter(disc, &serial), serial },
+        };
         self.drives.push(drive);
         self
     }
@@ -305,6 +322,7 @@ impl PcBuilder {
             vcpus: vcpus.collect::<Result<_, _>>()?,
             map: layout.memory_map()?,
             inquiries: (0..self.cpus).map(|_| Inquiries::default()).collect(),
+            lent: Arc::new(self.lent),
             layout,
             kernel: self.kernel,
             sampled: self.sampled,
@@ -352,6 +370,7 @@ pub struct Pc {
     on_reset: OnReset,
     on_triple_fault: OnTripleFault,
     inquiries: Arc<[Inquiries]>,
+    lent: Arc<Lent>,
 }
 
 impl fmt::Debug for Pc {
@@ -370,7 +389,8 @@ impl Pc {
 
     /// Reaches the machine from other threads while it runs.
     pub fn handle(&self) -> Handle {
-        Handle { board: Arc::clone(&self.board), inquiries: Arc::clone(&self.inquiries) }
+        let (board, inquiries) = (Arc::clone(&self.board), Arc::clone(&self.inquiries));
+        Handle { board, inquiries, lent: Arc::clone(&self.lent) }
     }
 
     /// The guest's memory.

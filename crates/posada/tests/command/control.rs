@@ -151,6 +151,48 @@ fn a_paused_guest_stands_still_and_so_do_its_clocks() {
 }
 
 #[test]
+fn what_a_guest_uses_of_disks_and_networks_is_told_while_it_runs() {
+    let place = Place::new();
+    let disk = place.0.path().join("disk.img");
+    std::fs::File::create(&disk).and_then(|file| file.set_len(16 << 20)).expect("there is room");
+    place.say(&format!("run -d --name web --disk {} debian", disk.to_str().expect("it is text")));
+    let stats =
+        || -> serde_json::Value { serde_json::from_str(&place.say("stats web --json")).expect("it is JSON") };
+    let figure = |stats: &serde_json::Value, at: &str| {
+        stats.pointer(at).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{at} in {stats}"))
+    };
+    let work = "dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null
+        dd if=/dev/zero of=/dev/vda bs=64k count=32 oflag=direct conv=fsync 2>/dev/null
+        grep eth0 /proc/net/dev | tr -s ' :' ' '; ping -c 3 -s 1000 10.0.2.2 >/dev/null
+        grep eth0 /proc/net/dev | tr -s ' :' ' '";
+    let (output, told_before) = (place.exec("web", "true", b""), stats());
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(told_before["disks"][0]["serial"], "posada-0");
+    let output = place.exec("web", work, b"");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let told_after = stats();
+    let grown = |at: &str| figure(&told_after, at) - figure(&told_before, at);
+    assert_eq!((grown("/disks/0/reads"), grown("/disks/0/read_bytes")), (64, 4 << 20), "{told_after}");
+    assert_eq!((grown("/disks/0/writes"), grown("/disks/0/written_bytes")), (32, 2 << 20), "{told_after}");
+    assert!(grown("/disks/0/flushes") >= 1 && grown("/disks/0/errors") == 0, "{told_after}");
+
+    // As the guest counts: three pings with all their headers, and what else goes over the wire meanwhile.
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let guests = |line: usize, column: usize| -> u64 {
+        let words: Option<&str> =
+            lines.lines().nth(line).and_then(|line| line.split_whitespace().nth(column));
+        words.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{lines}"))
+    };
+    assert!(grown("/networks/0/sent_bytes") >= 3 * (1000 + 8 + 20 + 14), "{told_after}");
+    assert!(figure(&told_after, "/networks/0/sent_packets") >= guests(1, 10), "{lines}{told_after}");
+    assert!(figure(&told_after, "/networks/0/sent_bytes") >= guests(1, 9), "{lines}{told_after}");
+    assert!(figure(&told_after, "/networks/0/received_packets") >= guests(1, 2), "{lines}{told_after}");
+    assert!(figure(&told_after, "/networks/0/received_packets") >= 3, "{told_after}");
+    let text = place.say("stats web");
+    assert!(text.contains("disk posada-0   ") && text.contains("packets sent"), "{text}");
+}
+
+#[test]
 fn a_killed_supervisor_leaves_nothing_in_the_way() {
     let place = Place::new();
     let disk = place.0.path().join("disk.qcow2");
