@@ -107,7 +107,7 @@ pub(crate) struct Run {
     pub detach: bool,
 
     /// A TOML file with more flags: `memory = "1G"`, `no-reboot = true`, `disk = ["a.qcow2", "b.img,ro"]`, `image =
-    /// "debian"`, `command = ["uname", "-r"]`; those given here count instead
+    /// "debian"`, `command = ["uname", "-r"]`; those given here count instead. Paths in it are relative to its folder
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
