@@ -288,6 +288,12 @@ pub(crate) fn plug(
         };
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
+        if disk.size() == 0 {
+            bail!(
+                "the disk {} is empty: `truncate --size 20G` gives a raw one a size, `posada disk create` makes others",
+                spec.path.display()
+            );
+        }
         beside.keep(&disk);
         let serial = format!("posada-{index}");
         builder = match spec.bus {
@@ -303,6 +309,9 @@ pub(crate) fn plug(
         };
         let disc = posada_storage::open(path, &options)
             .with_context(|| format!("opening the disc {}", path.display()))?;
+        if disc.size() == 0 {
+            bail!("the disc {} is empty: there is nothing to put into the drive", path.display());
+        }
         builder = builder.drive(Drive::CdRom { disc, serial: format!("posada-cd{index}") });
     }
     if let Some((card, network)) = network(arguments)? {
