@@ -34,6 +34,11 @@ pub enum Request {
     Resume,
     /// What has it used?
     Stats,
+    /// Ask the guest to do without so many bytes of its memory; 0 gives all back.
+    Balloon {
+        /// How many.
+        bytes: u64,
+    },
     /// Join the console.
     Console,
 }
@@ -83,6 +88,18 @@ pub struct Stats {
     /// Its network cards.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// Its balloon.
+    #[serde(default)]
+    pub balloon: Option<Balloon>,
+}
+
+/// How much of its memory a guest does without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// How much it is asked to, in bytes.
+    pub target: u64,
+    /// How much it says that it does, in bytes.
+    pub actual: u64,
 }
 
 /// How much a guest has used a disk.
@@ -172,6 +189,7 @@ mod tests {
             Request::Pause,
             Request::Resume,
             Request::Stats,
+            Request::Balloon { bytes: 1 << 40 },
             Request::Console,
         ];
         for request in requests {

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::console::Console;
 use crate::entry::{CONTROL, Entry};
 use crate::error::{Error, Result};
-use crate::protocol::{Answer, Disk, Network, Request, Stats, Status, line, parse, read_line};
+use crate::protocol::{Answer, Balloon, Disk, Network, Request, Stats, Status, line, parse, read_line};
 use crate::short_path;
 
 /// How many are served at once; others wait.
@@ -171,6 +171,10 @@ fn serve(mut stream: &UnixStream, machine: &Machine) -> std::io::Result<()> {
             Answer::Done
         }
         Request::Stats => Answer::Stats(stats(handle)),
+        Request::Balloon { bytes } => match handle.set_balloon(bytes) {
+            Ok(()) => Answer::Done,
+            Err(error) => Answer::Refused { problem: error.to_string() },
+        },
         Request::Console => match machine.console.look() {
             Some((kept, said)) => {
                 stream.write_all(&line(&Answer::Done))?;
@@ -192,6 +196,7 @@ fn stats(handle: &Handle) -> Stats {
         processors: handle.reports().unwrap_or_default(),
         disks: handle.disks().into_iter().map(disk).collect(),
         networks: handle.cards().into_iter().map(network).collect(),
+        balloon: handle.balloon().map(|used| Balloon { target: used.target, actual: used.actual }),
     }
 }
 

@@ -53,6 +53,11 @@ pub(crate) enum Command {
     /// Shows what a guest has used, and what its engine has done
     #[command(after_help = "Example:\n  posada stats web")]
     Stats(Stats),
+    /// Asks a guest to do without a part of its memory, which the host gets back until it is asked for less
+    #[command(
+        after_help = "The guest complies if and when it can: posada stats tells how far it has.\n\nExamples:\n  posada balloon web 256M\n  posada balloon web 0"
+    )]
+    Balloon(Balloon),
     /// Prints all that is known of a guest, as JSON
     #[command(after_help = "Example:\n  posada inspect web")]
     Inspect(OfOne),
@@ -118,6 +123,11 @@ pub(crate) struct Run {
     /// Guest memory: a number with K, M, G or T; without a letter, MiB [default: 512M, for debian:SUITE 1G]
     #[arg(long, short, value_name = "SIZE")]
     pub memory: Option<Memory>,
+
+    /// Memory that the guest is asked to do without from the start, as posada balloon asks later: a number with K, M or G;
+    /// without a letter, MiB
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    pub balloon: Memory,
 
     /// How many processors
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -257,6 +267,14 @@ pub(crate) struct Stats {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Balloon {
+    /// Which guest
+    pub name: String,
+    /// How much: a number with K, M or G; without a letter, MiB. 0 gives all back
+    pub size: Memory,
 }
 
 #[derive(Args)]

@@ -1,4 +1,4 @@
-//! `posada stop|kill|pause|resume|stats|rm`: what is asked of guests that run.
+//! `posada stop|kill|pause|resume|balloon|stats|rm`: what is asked of guests that run.
 
 use std::fmt::Write;
 use std::thread;
@@ -9,7 +9,7 @@ use posada_image::Guests;
 use posada_manage::protocol::{Answer, Request};
 use posada_manage::{Client, Error, Found, Running};
 
-use crate::arguments::{OfSome, Rm, Stats, Stop};
+use crate::arguments::{Balloon, OfSome, Rm, Stats, Stop};
 use crate::list::{print, size};
 use crate::status;
 
@@ -105,6 +105,12 @@ pub(crate) fn resume(arguments: &OfSome) -> Result<u8> {
     ask(arguments, Request::Resume)
 }
 
+pub(crate) fn balloon(arguments: &Balloon) -> Result<u8> {
+    let guest = Running::open()?.running(&arguments.name)?;
+    Client::of(&guest).ask(Request::Balloon { bytes: arguments.size.0 })?;
+    Ok(status::DONE)
+}
+
 pub(crate) fn stats(arguments: &Stats) -> Result<u8> {
     let guest = Running::open()?.running(&arguments.name)?;
     let Answer::Stats(stats) = Client::of(&guest).ask(Request::Stats)? else {
@@ -120,6 +126,10 @@ pub(crate) fn stats(arguments: &Stats) -> Result<u8> {
         stats.cpu_time,
         size(stats.memory)
     );
+    if let Some(balloon) = stats.balloon.filter(|balloon| balloon.target != 0 || balloon.actual != 0) {
+        let (actual, target) = (size(balloon.actual), size(balloon.target));
+        let _ = writeln!(text, "balloon         {actual} of {target} asked for");
+    }
     for disk in &stats.disks {
         let name = format!("disk {}", disk.serial);
         let (read, written) = (size(disk.read_bytes), size(disk.written_bytes));

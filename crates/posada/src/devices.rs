@@ -14,7 +14,6 @@ use posada_network::tap::Tap;
 use posada_pc::PcBuilder;
 use posada_peripherals::ahci::Drive;
 use posada_storage::{Disk, Format};
-use posada_virtio::balloon::Balloon;
 use posada_virtio::entropy::Entropy;
 use posada_virtio::share::Share;
 use posada_virtio::vsock::Vsock;
@@ -322,7 +321,7 @@ pub(crate) fn plug(
         };
         beside.others.push(network);
     }
-    builder = builder.device(Entropy).device(Balloon::new());
+    builder = builder.device(Entropy).balloon(arguments.balloon.0);
     for spec in &arguments.share {
         let share = Share::new(&spec.path, &*spec.tag, spec.read_only)
             .with_context(|| format!("sharing the folder {}", spec.path.display()))?;

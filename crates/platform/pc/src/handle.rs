@@ -10,9 +10,10 @@ use std::time::Duration;
 use posada_vcpu::Vcpu;
 use posada_vcpu::x86::State;
 
+use crate::Error;
 use crate::board::Board;
 use crate::control::Request;
-use crate::lent::{CardUse, DiskUse, Lent};
+use crate::lent::{BalloonUse, CardUse, DiskUse, Lent};
 
 /// A serial port of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +149,17 @@ impl Handle {
     /// How much the guest has used each of its network cards up to now, in the order in which they were plugged in.
     pub fn cards(&self) -> Vec<CardUse> {
         self.lent.cards()
+    }
+
+    /// Asks the guest to do without so many bytes of its memory, rounded down to pages; 0 gives all of it back. It complies
+    /// if and when it can: [`balloon`](Self::balloon) tells.
+    pub fn set_balloon(&self, bytes: u64) -> Result<(), Error> {
+        self.lent.set_balloon(bytes)
+    }
+
+    /// How much of its memory the guest does without, if it has a [balloon](crate::PcBuilder::balloon).
+    pub fn balloon(&self) -> Option<BalloonUse> {
+        self.lent.balloon()
     }
 
     fn ask<T: Send + 'static>(&self, question: fn(&dyn Vcpu) -> T) -> Option<Vec<T>> {

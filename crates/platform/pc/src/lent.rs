@@ -1,9 +1,12 @@
-//! What a machine's guest is lent, seen from outside: disks and networks, and how much it has used of each.
+//! What a machine's guest is lent, seen from outside: disks, networks and memory, and how much it has used of each.
 
 use std::sync::Arc;
 
 use posada_network::link::{self, Traffic};
 use posada_storage::{Counts, Meter};
+use posada_virtio::balloon::Control;
+
+use crate::Error;
 
 /// How much a guest has used one of its disks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,11 +28,24 @@ pub struct CardUse {
     pub received: Traffic,
 }
 
+/// How much of its memory a guest does without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalloonUse {
+    /// How much it is asked to do without, in bytes.
+    pub target: u64,
+    /// How much it says that it does without, in bytes.
+    pub actual: u64,
+}
+
 /// All that is lent.
 #[derive(Debug, Default)]
 pub(crate) struct Lent {
     pub(crate) disks: Vec<(String, Arc<Meter>)>,
     pub(crate) cards: Vec<([u8; 6], link::Meter)>,
+    /// What takes back a part of its memory.
+    pub(crate) balloon: Option<Control>,
+    /// The guest's memory in bytes.
+    pub(crate) memory: u64,
 }
 
 impl Lent {
@@ -48,5 +64,19 @@ impl Lent {
             received: meter.received(),
         };
         self.cards.iter().map(used).collect()
+    }
+
+    pub(crate) fn balloon(&self) -> Option<BalloonUse> {
+        let balloon = self.balloon.as_ref()?;
+        Some(BalloonUse { target: balloon.target(), actual: balloon.actual() })
+    }
+
+    pub(crate) fn set_balloon(&self, bytes: u64) -> Result<(), Error> {
+        let balloon = self.balloon.as_ref().ok_or(Error::NoBalloon)?;
+        if bytes > self.memory {
+            return Err(Error::Balloon { bytes, memory: self.memory });
+        }
+        balloon.set_target(bytes);
+        Ok(())
     }
 }

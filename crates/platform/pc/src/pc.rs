@@ -17,6 +17,7 @@ use posada_storage::{Disk, metered};
 use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Exit, Vcpu};
 use posada_virtio::Device;
+use posada_virtio::balloon::Balloon;
 use posada_virtio::block::Block;
 use posada_virtio::network::Network;
 use posada_x86::Model;
@@ -115,6 +116,8 @@ pub struct PcBuilder {
     /// What is at the ports of the SATA controller, which the machine has if anything is.
     drives: Vec<Drive>,
     lent: Lent,
+    /// What the guest's balloon is to take at first, in bytes.
+    balloon: u64,
 }
 
 /// Makes a device for a machine with a number of processors.
@@ -151,6 +154,7 @@ impl PcBuilder {
             devices: Vec::new(),
             drives: Vec::new(),
             lent: Lent::default(),
+            balloon: 0,
         }
     }
 
@@ -214,6 +218,16 @@ impl PcBuilder {
     pub fn device(mut self, device: impl Device + 'static) -> Self {
         self.devices.push(Box::new(|_| Card::Virtio(Box::new(device))));
         self
+    }
+
+    /// Plugs in a balloon, through which the guest can be asked to do without a part of its memory
+    /// ([`Handle::set_balloon`]), at first of so many bytes. A guest that can do so also tells which memory it has no use
+    /// for at present.
+    #[must_use]
+    pub fn balloon(mut self, bytes: u64) -> Self {
+        let balloon = Balloon::new();
+        (self.balloon, self.lent.balloon) = (bytes, Some(balloon.control()));
+        self.device(balloon)
     }
 
     /// Plugs in a disk, with a serial number of at most 20 bytes by which guests can tell it from others.
@@ -286,7 +300,7 @@ impl PcBuilder {
     }
 
     /// Builds the machine and loads the kernel.
-    pub fn build(self) -> Result<Pc, Error> {
+    pub fn build(mut self) -> Result<Pc, Error> {
         let layout = Layout::new(self.memory)?;
         if !(1..=Pc::MAX_CPUS).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus });
@@ -295,6 +309,10 @@ impl PcBuilder {
             return Err(Error::CodeCache { bytes: self.code_cache });
         }
         check_host_memory(self.memory, host_memory())?;
+        self.lent.memory = self.memory;
+        if self.balloon != 0 {
+            self.lent.set_balloon(self.balloon)?;
+        }
         let model = Model::named(&self.cpu_model)?;
         let ram = GuestRam::new(&layout.ram())?;
         if self.drives.len() > MAX_DRIVES {

@@ -193,6 +193,41 @@ fn what_a_guest_uses_of_disks_and_networks_is_told_while_it_runs() {
 }
 
 #[test]
+fn a_balloon_takes_memory_from_a_guest_and_gives_it_back() {
+    let place = Place::new();
+    place.say("run -d --name web --memory 384M --balloon 32M debian");
+    // In KiB. (`MemTotal` stays: Linux may take its pages back when it needs them.)
+    let free = || -> i64 {
+        let output = place.exec("web", "grep MemFree /proc/meminfo | tr -dc 0-9", b"");
+        String::from_utf8_lossy(&output.stdout).parse().unwrap_or_else(|_| panic!("{}", told(&output)))
+    };
+    let wait_for = |text: &str| {
+        let deadline = Instant::now() + Duration::from_mins(2);
+        while !place.say("stats web").contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in {}", place.say("stats web"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for("balloon         32.0 MiB of 32.0 MiB asked for");
+    let before = free();
+    place.say("balloon web 160M");
+    wait_for("balloon         160.0 MiB of 160.0 MiB asked for");
+    let taken = (before - free()) >> 10;
+    assert!((112..144).contains(&taken), "{taken} MiB");
+    place.say("balloon web 0");
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while place.say("stats web").contains("balloon") {
+        assert!(Instant::now() < deadline, "it is empty at last");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let given = (free() - before) >> 10;
+    assert!((16..48).contains(&given), "{given} MiB");
+    let refused = place.fail("balloon web 385M");
+    assert!(refused.contains("385 MiB") && refused.contains("384 MiB"), "{refused}");
+    assert!(place.fail("run --balloon 1G --memory 512M debian").contains("a balloon cannot take 1 GiB"));
+}
+
+#[test]
 fn a_killed_supervisor_leaves_nothing_in_the_way() {
     let place = Place::new();
     let disk = place.0.path().join("disk.qcow2");
