@@ -60,8 +60,9 @@ impl Handle {
         self.board.request(Request::Reset);
     }
 
-    /// Has all processors stand still, and with them the guest's clocks, until [`resume`](Self::resume). What devices
-    /// are at already they finish. Returns when everything stands; whether it does, for a run may end meanwhile.
+    /// Has all processors stand still, and with them the guest's clocks and its devices, until [`resume`](Self::resume):
+    /// its memory and its disks stay as they are. What devices are at already they finish. Returns when everything stands;
+    /// whether it does, for a run may end meanwhile.
     pub fn pause(&self) -> bool {
         let _one = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.board.running.load(Ordering::Acquire) {
@@ -77,6 +78,7 @@ impl Handle {
             self.board.clock.pause();
             // Nobody needs to sleep until a deadline that does not come.
             self.board.alarm.at(Some(0));
+            self.board.pci.pause();
         }
         stands
     }
@@ -85,6 +87,7 @@ impl Handle {
     pub fn resume(&self) {
         let _one = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.board.control.is_pause_wanted() {
+            self.board.pci.resume();
             self.board.clock.resume();
             self.board.control.want_pause(false);
             // Deadlines have moved.

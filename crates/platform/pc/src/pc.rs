@@ -463,6 +463,11 @@ impl Pc {
         self.board.control.want_pause(false);
         self.board.clock.resume();
         let outcome = self.run_with_resets();
+        // Devices of a machine that was paused finish what they were told, as those of any other. Whoever is about to pause
+        // it has them first.
+        let pausing = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.board.pci.resume();
+        drop(pausing);
         self.board.clock.pause();
         self.board.ended.store(true, Ordering::Release);
         for serial in &self.board.serial {

@@ -1,12 +1,13 @@
 //! The threads that serve devices.
 //!
 //! A virtual CPU that notifies a device sets a bit and, if the thread may sleep, wakes it. The thread waits in one
-//! event loop (`mio`) for that and for whatever of the host its device deals with.
+//! event loop (`mio`) for that and for whatever of the host its device deals with. A thread that is paused takes nothing
+//! on: what it is notified of meanwhile, and what becomes ready, it finds when it goes on.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -70,8 +71,6 @@ impl Bell {
     }
 }
 
-type Shared = Arc<Mutex<Box<dyn Handler>>>;
-
 /// One thread and its handler.
 #[derive(Debug)]
 pub struct Worker {
@@ -80,9 +79,20 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The handler, which the thread and a reset share.
+/// The handler, which the thread shares with those who reset it or have it pause.
 #[derive(Clone)]
-struct HandlerCell(Shared);
+struct HandlerCell(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// The thread need not pause any more.
+    goes_on: Condvar,
+}
+
+struct State {
+    handler: Box<dyn Handler>,
+    is_paused: bool,
+}
 
 impl std::fmt::Debug for HandlerCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,8 +101,28 @@ impl std::fmt::Debug for HandlerCell {
 }
 
 impl HandlerCell {
-    fn lock(&self) -> MutexGuard<'_, Box<dyn Handler>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(handler: Box<dyn Handler>) -> Self {
+        let state = Mutex::new(State { handler, is_paused: false });
+        Self(Arc::new(Shared { state, goes_on: Condvar::new() }))
+    }
+
+    /// The thread holds this for a whole round.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread's own: waits as long as it is paused, or until it is to end.
+    fn lock_for_round(&self, ended: &AtomicBool) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while state.is_paused && !ended.load(Ordering::SeqCst) {
+            state = self.0.goes_on.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state
+    }
+
+    fn set_paused(&self, is_paused: bool) {
+        self.lock().is_paused = is_paused;
+        self.0.goes_on.notify_all();
     }
 }
 
@@ -105,7 +135,7 @@ impl Worker {
         let bell = Arc::new(Bell { queues, waker, asleep, ended });
         let mut handler = make(Arc::clone(&bell));
         handler.start(poll.registry())?;
-        let handler = HandlerCell(Arc::new(Mutex::new(handler)));
+        let handler = HandlerCell::new(handler);
         let (loop_bell, loop_handler) = (Arc::clone(&bell), handler.clone());
         let work = move || keep_serving(poll, &loop_bell, &loop_handler);
         let thread = Some(thread::Builder::new().name(name).spawn(work)?);
@@ -132,9 +162,20 @@ impl Worker {
         }
     }
 
+    /// Has the thread do nothing more until [`resume`](Self::resume). Returns when it has finished what it is at. A reset
+    /// is carried out all the same.
+    pub fn pause(&self) {
+        self.handler.set_paused(true);
+    }
+
+    /// Lets the thread go on after a [pause](Self::pause).
+    pub fn resume(&self) {
+        self.handler.set_paused(false);
+    }
+
     /// Resets the handler, when the thread has finished what it is at.
     pub fn reset(&self) {
-        self.handler.lock().reset();
+        self.handler.lock().handler.reset();
     }
 }
 
@@ -142,6 +183,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.bell.ended.store(true, Ordering::SeqCst);
         let _ = self.bell.waker.wake();
+        self.resume();
         if let Some(thread) = self.thread.take() {
             // A panic has been reported where it happened.
             let _ = thread.join();
@@ -164,10 +206,11 @@ fn keep_serving(mut poll: Poll, bell: &Bell, handler: &HandlerCell) {
             return;
         }
         bell.asleep.store(false, Ordering::SeqCst);
+        let mut state = handler.lock_for_round(&bell.ended);
         if bell.ended.load(Ordering::SeqCst) {
             return;
         }
-        let mut handler = handler.lock();
+        let handler = &mut state.handler;
         for event in &events {
             if event.token() != WAKER {
                 handler.ready(event.token(), poll.registry());
@@ -186,3 +229,7 @@ fn keep_serving(mut poll: Poll, bell: &Bell, handler: &HandlerCell) {
         more |= handler.round(poll.registry());
     }
 }
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod tests;

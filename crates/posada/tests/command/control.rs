@@ -151,6 +151,44 @@ fn a_paused_guest_stands_still_and_so_do_its_clocks() {
 }
 
 #[test]
+fn devices_of_a_paused_guest_do_nothing_and_go_on_where_they_were() {
+    let place = Place::new();
+    let disk = place.0.path().join("disk.img");
+    std::fs::File::create(&disk).and_then(|file| file.set_len(16 << 20)).expect("there is room");
+    place.say(&format!("run -d --name web --disk {} debian", disk.to_str().expect("it is text")));
+    let work =
+        "while :; do dd if=/dev/zero of=/dev/vda bs=4k count=256 oflag=direct 2>/dev/null; done >/dev/null &
+        ping -i 0.1 10.0.2.2 >/dev/null &";
+    assert_eq!(place.exec("web", work, b"").status.code(), Some(0));
+    let counts = || -> [u64; 2] {
+        let stats: serde_json::Value =
+            serde_json::from_str(&place.say("stats web --json")).expect("it is JSON");
+        ["/disks/0/writes", "/networks/0/received_packets"]
+            .map(|at| stats.pointer(at).and_then(serde_json::Value::as_u64).expect("it is counted"))
+    };
+    let wait_for_more = |before: [u64; 2]| {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while counts().iter().zip(before).any(|(now, before)| *now <= before + 1) {
+            assert!(Instant::now() < deadline, "{:?} after {before:?}", counts());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for_more([0; 2]);
+    for _ in 0..3 {
+        place.say("pause web");
+        let stands = counts();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(counts(), stands);
+        place.say("resume web");
+        wait_for_more(stands);
+    }
+    place.say("pause web");
+    let began = Instant::now();
+    place.say("kill web");
+    assert!(began.elapsed() < Duration::from_secs(15), "a paused guest ends as others do");
+}
+
+#[test]
 fn what_a_guest_uses_of_disks_and_networks_is_told_while_it_runs() {
     let place = Place::new();
     let disk = place.0.path().join("disk.img");
