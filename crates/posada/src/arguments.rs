@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// Ends guests at once
     #[command(after_help = "Example:\n  posada kill web")]
     Kill(OfSome),
-    /// Has guests stand still, and their clocks with them
+    /// Has guests stand still, and their clocks and devices with them
     #[command(after_help = "Example:\n  posada pause web")]
     Pause(OfSome),
     /// Lets guests go on that stand still
@@ -162,9 +162,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
     pub net: NetSpec,
 
-    /// A port of the host that leads to one of the guest, such as 8080:80 or 127.0.0.1:5353:53/udp; may be given
-    /// several times
-    #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp]", value_parser = Publish::from_str)]
+    /// A port of the host that leads to one of the guest, such as 8080:80, 127.0.0.1:5353:53/udp or [::1]:8080:80; after
+    /// /tcp6 or /udp6, to the guest's IPv6 address; may be given several times
+    #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp|/tcp6|/udp6]", value_parser = Publish::from_str)]
     pub publish: Vec<Publish>,
 
     /// A folder of the host for the guest, read-only with ",ro"; may be given several times. In the guest: mount -t
