@@ -162,7 +162,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
     pub net: NetSpec,
 
-    /// A port of the host that leads to one of the guest, such as 8080:80, 127.0.0.1:5353:53/udp or [::1]:8080:80; after
+    /// A port of the host that leads to one of the guest, such as 8080:80, 127.0.0.1:5353:53/udp or `[::1]:8080:80`; after
     /// /tcp6 or /udp6, to the guest's IPv6 address; may be given several times
     #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp|/tcp6|/udp6]", value_parser = Publish::from_str)]
     pub publish: Vec<Publish>,
