@@ -463,8 +463,8 @@ impl Pc {
         self.board.control.want_pause(false);
         self.board.clock.resume();
         let outcome = self.run_with_resets();
-        // Devices of a machine that was paused finish what they were told, as those of any other. Whoever is about to pause
-        // it has them first.
+        // Devices of a machine that was paused finish what they were told, as those of any other. One who is at pausing it is
+        // waited for.
         let pausing = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
         self.board.pci.resume();
         drop(pausing);

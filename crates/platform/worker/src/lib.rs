@@ -84,14 +84,11 @@ pub struct Worker {
 struct HandlerCell(Arc<Shared>);
 
 struct Shared {
-    state: Mutex<State>,
+    handler: Mutex<Box<dyn Handler>>,
+    /// Looked at with the handler's lock held. Set without it, so that a thread that takes it again and again stops.
+    is_paused: AtomicBool,
     /// The thread need not pause any more.
     goes_on: Condvar,
-}
-
-struct State {
-    handler: Box<dyn Handler>,
-    is_paused: bool,
 }
 
 impl std::fmt::Debug for HandlerCell {
@@ -102,27 +99,22 @@ impl std::fmt::Debug for HandlerCell {
 
 impl HandlerCell {
     fn new(handler: Box<dyn Handler>) -> Self {
-        let state = Mutex::new(State { handler, is_paused: false });
-        Self(Arc::new(Shared { state, goes_on: Condvar::new() }))
+        let (handler, is_paused) = (Mutex::new(handler), AtomicBool::new(false));
+        Self(Arc::new(Shared { handler, is_paused, goes_on: Condvar::new() }))
     }
 
     /// The thread holds this for a whole round.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Handler>> {
+        self.0.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The thread's own: waits as long as it is paused, or until it is to end.
-    fn lock_for_round(&self, ended: &AtomicBool) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        while state.is_paused && !ended.load(Ordering::SeqCst) {
-            state = self.0.goes_on.wait(state).unwrap_or_else(PoisonError::into_inner);
+    fn lock_for_round(&self, ended: &AtomicBool) -> MutexGuard<'_, Box<dyn Handler>> {
+        let mut handler = self.lock();
+        while self.0.is_paused.load(Ordering::SeqCst) && !ended.load(Ordering::SeqCst) {
+            handler = self.0.goes_on.wait(handler).unwrap_or_else(PoisonError::into_inner);
         }
-        state
-    }
-
-    fn set_paused(&self, is_paused: bool) {
-        self.lock().is_paused = is_paused;
-        self.0.goes_on.notify_all();
+        handler
     }
 }
 
@@ -165,17 +157,22 @@ impl Worker {
     /// Has the thread do nothing more until [`resume`](Self::resume). Returns when it has finished what it is at. A reset
     /// is carried out all the same.
     pub fn pause(&self) {
-        self.handler.set_paused(true);
+        self.handler.0.is_paused.store(true, Ordering::SeqCst);
+        self.settle();
     }
 
     /// Lets the thread go on after a [pause](Self::pause).
     pub fn resume(&self) {
-        self.handler.set_paused(false);
+        if self.handler.0.is_paused.swap(false, Ordering::SeqCst) {
+            // If the thread has seen that it is paused, it waits by now.
+            self.settle();
+            self.handler.0.goes_on.notify_all();
+        }
     }
 
     /// Resets the handler, when the thread has finished what it is at.
     pub fn reset(&self) {
-        self.handler.lock().handler.reset();
+        self.handler.lock().reset();
     }
 }
 
@@ -206,11 +203,10 @@ fn keep_serving(mut poll: Poll, bell: &Bell, handler: &HandlerCell) {
             return;
         }
         bell.asleep.store(false, Ordering::SeqCst);
-        let mut state = handler.lock_for_round(&bell.ended);
+        let mut handler = handler.lock_for_round(&bell.ended);
         if bell.ended.load(Ordering::SeqCst) {
             return;
         }
-        let handler = &mut state.handler;
         for event in &events {
             if event.token() != WAKER {
                 handler.ready(event.token(), poll.registry());

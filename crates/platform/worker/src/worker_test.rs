@@ -101,6 +101,32 @@ fn a_pause_waits_for_what_the_thread_is_at() {
 }
 
 #[test]
+fn a_thread_that_is_never_idle_is_paused_as_well() {
+    struct Busy(Arc<AtomicUsize>);
+    impl Handler for Busy {
+        fn queue(&mut self, _queue: usize) -> bool {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            true
+        }
+    }
+    let rounds = Arc::<AtomicUsize>::default();
+    let busy = Busy(Arc::clone(&rounds));
+    let worker = Worker::start("busy".to_owned(), |_| Box::new(busy)).unwrap();
+    worker.bell().notify(0);
+    for _ in 0..100 {
+        let before = rounds.load(Ordering::SeqCst);
+        while rounds.load(Ordering::SeqCst) == before {
+            thread::yield_now();
+        }
+        worker.pause();
+        let stands = rounds.load(Ordering::SeqCst);
+        thread::sleep(Duration::from_micros(100));
+        assert_eq!(rounds.load(Ordering::SeqCst), stands);
+        worker.resume();
+    }
+}
+
+#[test]
 fn a_thread_that_is_paused_can_end() {
     let (worker, done, _other) = start(Duration::ZERO);
     worker.pause();
