@@ -35,7 +35,11 @@ impl<'a> Client<'a> {
         let (path, _folder) = short_path(self.0.folder(), CONTROL)?;
         let mut stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(&line(&request))?;
+        match stream.write_all(&line(&request)) {
+            // One that does not listen has said why.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
         let answer = read_line(&stream)?;
         Ok((stream, answer))
     }

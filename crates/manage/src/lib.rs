@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod clients;
 mod console;
 mod entry;
 mod error;

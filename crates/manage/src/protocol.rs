@@ -34,6 +34,11 @@ pub enum Request {
     Resume,
     /// What has it used?
     Stats,
+    /// Ask the guest to do without so many bytes of its memory; 0 gives all back.
+    Balloon {
+        /// How many.
+        bytes: u64,
+    },
     /// Join the console.
     Console,
 }
@@ -77,6 +82,62 @@ pub struct Stats {
     pub memory: u64,
     /// What the engine tells of each processor.
     pub processors: Vec<String>,
+    /// Its disks, those of an image first. Supervisors of before do not tell.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+    /// Its network cards.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Its balloon.
+    #[serde(default)]
+    pub balloon: Option<Balloon>,
+}
+
+/// How much of its memory a guest does without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// How much it is asked to, in bytes.
+    pub target: u64,
+    /// How much it says that it does, in bytes.
+    pub actual: u64,
+}
+
+/// How much a guest has used a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The disk's serial number, by which the guest knows it, too.
+    pub serial: String,
+    /// Requests to read. Those of more than 256 KiB count as several, here and below.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Requests to write, or to write zeroes.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Requests to bring what was written to stable storage.
+    pub flushes: u64,
+    /// Requests to discard.
+    pub discards: u64,
+    /// Bytes discarded.
+    pub discarded_bytes: u64,
+    /// Requests that failed, which are not counted above.
+    pub errors: u64,
+}
+
+/// How much a guest has used a network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The card's Ethernet address.
+    pub address: String,
+    /// Packets that the guest has sent; what a card cuts into segments counts once.
+    pub sent_packets: u64,
+    /// Bytes of these, with their Ethernet headers.
+    pub sent_bytes: u64,
+    /// Packets that it has received.
+    pub received_packets: u64,
+    /// Bytes of these.
+    pub received_bytes: u64,
 }
 
 /// Reads a line, without its end, and nothing after it.
@@ -128,6 +189,7 @@ mod tests {
             Request::Pause,
             Request::Resume,
             Request::Stats,
+            Request::Balloon { bytes: 1 << 40 },
             Request::Console,
         ];
         for request in requests {
@@ -143,6 +205,14 @@ mod tests {
         ] {
             assert_eq!(parse(line(&answer).trim_ascii_end()), Ok(answer));
         }
+    }
+
+    #[test]
+    fn a_supervisor_of_before_is_understood() {
+        let said =
+            br#"{"answer":"stats","paused":false,"guest_time":1,"cpu_time":2,"memory":3,"processors":[]}"#;
+        let Ok(Answer::Stats(stats)) = parse(said) else { panic!("it is an answer") };
+        assert!(stats.disks.is_empty() && stats.networks.is_empty());
     }
 
     #[test]

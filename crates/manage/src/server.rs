@@ -6,22 +6,19 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use posada_pc::{Handle, Port};
+use posada_pc::{CardUse, DiskUse, Handle, Port};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::clients::{Clients, Connected, Refusal, no_room};
 use crate::console::Console;
 use crate::entry::{CONTROL, Entry};
 use crate::error::{Error, Result};
-use crate::protocol::{Answer, Request, Stats, Status, line, parse, read_line};
+use crate::protocol::{Answer, Balloon, Disk, Network, Request, Stats, Status, line, parse, read_line};
 use crate::short_path;
-
-/// How many are served at once; others wait.
-const CONNECTIONS: usize = 32;
 
 /// How long one who connects may take to say what it wants, or to take what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,17 +83,8 @@ impl Drop for Server {
     }
 }
 
-/// Counts those that are served.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 fn accept(listener: &UnixListener, machine: &Machine) {
-    let served = Arc::new(AtomicUsize::new(0));
+    let clients = Clients::default();
     for stream in listener.incoming() {
         let stream = match stream {
             Ok(stream) => stream,
@@ -112,18 +100,9 @@ fn accept(listener: &UnixListener, machine: &Machine) {
             tracing::warn!("somebody else's program asked for control");
             continue;
         }
-        if served.load(Ordering::Acquire) >= CONNECTIONS {
-            let problem = "too many programs control this guest at once; try again later".to_owned();
-            let _ = stream
-                .set_nonblocking(true)
-                .and_then(|()| (&stream).write_all(&line(&Answer::Refused { problem })));
-            continue;
-        }
-        served.fetch_add(1, Ordering::AcqRel);
-        let (counted, machine) = (Counted(Arc::clone(&served)), machine.clone());
+        let (mut client, machine) = (clients.enter(stream), machine.clone());
         let work = move || {
-            let _counted = counted;
-            if let Err(error) = serve(&stream, &machine) {
+            if let Err(error) = serve(&mut client, &machine) {
                 tracing::debug!(%error, "a control connection");
             }
         };
@@ -139,10 +118,17 @@ fn is_own(stream: &UnixStream) -> bool {
     rustix::net::sockopt::socket_peercred(stream).is_ok_and(|other| other.uid == own || other.uid.is_root())
 }
 
-fn serve(mut stream: &UnixStream, machine: &Machine) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let asked = read_line(stream)?;
+fn serve(client: &mut Connected, machine: &Machine) -> std::io::Result<()> {
+    client.stream().set_read_timeout(Some(PATIENCE))?;
+    client.stream().set_write_timeout(Some(PATIENCE))?;
+    let asked = read_line(client.stream())?;
+    let begun = client.begin();
+    let mut stream = client.stream();
+    match begun {
+        Ok(()) => {}
+        Err(Refusal::PutOut) => return Ok(()),
+        Err(Refusal::Busy) => return stream.write_all(&no_room()),
+    }
     let request = match parse::<Request>(&asked) {
         Ok(request) => request,
         Err(problem) => return stream.write_all(&line(&Answer::Refused { problem })),
@@ -171,6 +157,10 @@ fn serve(mut stream: &UnixStream, machine: &Machine) -> std::io::Result<()> {
             Answer::Done
         }
         Request::Stats => Answer::Stats(stats(handle)),
+        Request::Balloon { bytes } => match handle.set_balloon(bytes) {
+            Ok(()) => Answer::Done,
+            Err(error) => Answer::Refused { problem: error.to_string() },
+        },
         Request::Console => match machine.console.look() {
             Some((kept, said)) => {
                 stream.write_all(&line(&Answer::Done))?;
@@ -190,6 +180,34 @@ fn stats(handle: &Handle) -> Stats {
         cpu_time: used.tv_sec as f64 + used.tv_nsec as f64 / 1e9,
         memory: resident_memory().unwrap_or(0),
         processors: handle.reports().unwrap_or_default(),
+        disks: handle.disks().into_iter().map(disk).collect(),
+        networks: handle.cards().into_iter().map(network).collect(),
+        balloon: handle.balloon().map(|used| Balloon { target: used.target, actual: used.actual }),
+    }
+}
+
+fn disk(used: DiskUse) -> Disk {
+    let counts = used.counts;
+    Disk {
+        serial: used.serial,
+        reads: counts.reads,
+        read_bytes: counts.read_bytes,
+        writes: counts.writes,
+        written_bytes: counts.written_bytes,
+        flushes: counts.flushes,
+        discards: counts.discards,
+        discarded_bytes: counts.discarded_bytes,
+        errors: counts.errors,
+    }
+}
+
+fn network(used: CardUse) -> Network {
+    Network {
+        address: used.address.map(|byte| format!("{byte:02x}")).join(":"),
+        sent_packets: used.sent.packets,
+        sent_bytes: used.sent.bytes,
+        received_packets: used.received.packets,
+        received_bytes: used.received.bytes,
     }
 }
 

@@ -5,8 +5,9 @@
 #[path = "../../../fuzz/src/control_socket.rs"]
 mod control_socket;
 
-const LINES: [&str; 6] = [
+const LINES: [&str; 7] = [
     r#"{"request":"pause"}"#,
+    r#"{"request":"balloon","bytes":1048576}"#,
     r#"{"request":"console","more":[1,2.5e300,null]}"#,
     r#"{"answer":"done"}"#,
     r#"{"answer":"refused","problem":"line\nend \ud83d\ude00"}"#,

@@ -103,7 +103,7 @@ fn a_console_is_shown_from_its_end_and_ends_with_the_guest() {
 
 #[test]
 fn clients_of_bad_will_are_refused_and_others_served() {
-    with_guest(|running, entry| {
+    with_guest(|_, entry| {
         let path = entry.folder().join("control.sock");
         let say = |bytes: &[u8]| {
             let mut stream = UnixStream::connect(&path).unwrap();
@@ -121,16 +121,33 @@ fn clients_of_bad_will_are_refused_and_others_served() {
             assert!(answer.is_empty() || answer.contains("refused"), "{answer}");
         }
         assert_eq!(say(&vec![b' '; MAX_LINE + 2]), "");
-        // Those who connect and say nothing do not keep others from it for ever, nor is there room for any number.
-        let silent: Vec<_> = (0..200).map(|_| UnixStream::connect(&path)).collect();
+    });
+}
+
+#[test]
+fn those_who_say_nothing_keep_nobody_out() {
+    with_guest(|running, entry| {
+        let path = entry.folder().join("control.sock");
         let found = running.running("web").unwrap();
-        let mut answer = Client::of(&found).ask(Request::Status);
-        if let Err(error) = &answer {
-            assert!(error.to_string().contains("at once"), "{error}");
-            drop(silent);
-            thread::sleep(Duration::from_millis(200));
-            answer = Client::of(&found).ask(Request::Status);
+        // One says half of what it wants, and two hundred nothing at all.
+        let mut slow = UnixStream::connect(&path).unwrap();
+        slow.write_all(b"{\"request\":").unwrap();
+        let mut silent: Vec<_> = (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        for _ in 0..20 {
+            let answer = Client::of(&found).ask(Request::Status);
+            assert!(matches!(answer, Ok(Answer::Status(_))), "{answer:?}");
         }
-        assert!(matches!(answer, Ok(Answer::Status(_))), "{answer:?}");
+        // The first of them have been put out, with a word.
+        for mut stream in [&slow, &silent[0], &silent[100]] {
+            let mut said = String::new();
+            let _ = stream.read_to_string(&mut said);
+            assert!(said.contains("at once"), "{said:?}");
+        }
+        // The last have not.
+        let last = silent.last_mut().unwrap();
+        last.write_all(b"{\"request\":\"status\"}\n").unwrap();
+        let mut said = String::new();
+        last.read_to_string(&mut said).unwrap();
+        assert!(said.contains("guest_time"), "{said:?}");
     });
 }

@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// Ends guests at once
     #[command(after_help = "Example:\n  posada kill web")]
     Kill(OfSome),
-    /// Has guests stand still, and their clocks with them
+    /// Has guests stand still, and their clocks and devices with them
     #[command(after_help = "Example:\n  posada pause web")]
     Pause(OfSome),
     /// Lets guests go on that stand still
@@ -53,6 +53,11 @@ pub(crate) enum Command {
     /// Shows what a guest has used, and what its engine has done
     #[command(after_help = "Example:\n  posada stats web")]
     Stats(Stats),
+    /// Asks a guest to do without a part of its memory, which the host gets back until it is asked for less
+    #[command(
+        after_help = "The guest complies if and when it can: posada stats tells how far it has.\n\nExamples:\n  posada balloon web 256M\n  posada balloon web 0"
+    )]
+    Balloon(Balloon),
     /// Prints all that is known of a guest, as JSON
     #[command(after_help = "Example:\n  posada inspect web")]
     Inspect(OfOne),
@@ -107,7 +112,7 @@ pub(crate) struct Run {
     pub detach: bool,
 
     /// A TOML file with more flags: `memory = "1G"`, `no-reboot = true`, `disk = ["a.qcow2", "b.img,ro"]`, `image =
-    /// "debian"`, `command = ["uname", "-r"]`; those given here count instead
+    /// "debian"`, `command = ["uname", "-r"]`; those given here count instead. Paths in it are relative to its folder
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -118,6 +123,11 @@ pub(crate) struct Run {
     /// Guest memory: a number with K, M, G or T; without a letter, MiB [default: 512M, for debian:SUITE 1G]
     #[arg(long, short, value_name = "SIZE")]
     pub memory: Option<Memory>,
+
+    /// Memory that the guest is asked to do without from the start, as posada balloon asks later: a number with K, M or G;
+    /// without a letter, MiB
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    pub balloon: Memory,
 
     /// How many processors
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -152,9 +162,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NETWORK[,...]", default_value = "user", value_parser = NetSpec::from_str)]
     pub net: NetSpec,
 
-    /// A port of the host that leads to one of the guest, such as 8080:80 or 127.0.0.1:5353:53/udp; may be given
-    /// several times
-    #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp]", value_parser = Publish::from_str)]
+    /// A port of the host that leads to one of the guest, such as 8080:80, 127.0.0.1:5353:53/udp or `[::1]:8080:80`; after
+    /// /tcp6 or /udp6, to the guest's IPv6 address; may be given several times
+    #[arg(long, value_name = "[ADDRESS:]PORT:PORT[/udp|/tcp6|/udp6]", value_parser = Publish::from_str)]
     pub publish: Vec<Publish>,
 
     /// A folder of the host for the guest, read-only with ",ro"; may be given several times. In the guest: mount -t
@@ -257,6 +267,14 @@ pub(crate) struct Stats {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Balloon {
+    /// Which guest
+    pub name: String,
+    /// How much: a number with K, M or G; without a letter, MiB. 0 gives all back
+    pub size: Memory,
 }
 
 #[derive(Args)]

@@ -1,5 +1,6 @@
 //! The command line, and files that stand for a part of it.
 
+use std::any::TypeId;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +13,7 @@ use serde_json::Value as Json;
 use toml::Value;
 
 use crate::arguments::Arguments;
+use crate::devices::{DiskSpec, ShareSpec};
 use crate::status;
 
 /// A file longer than this describes no guest.
@@ -39,7 +41,8 @@ fn parse(words: Vec<OsString>) -> Result<(Arguments, Json)> {
         && let Some(path) = given.get_one::<PathBuf>("config")
     {
         let table = read(path)?;
-        let words = merge(words, run, given, &table)
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let words = merge(words, run, given, &table, folder)
             .with_context(|| format!("in the configuration {}", path.display()))?;
         matches = Arguments::command().try_get_matches_from(words)?;
     }
@@ -63,12 +66,13 @@ fn is_given(given: &ArgMatches, id: &str) -> bool {
     given.value_source(id) == Some(ValueSource::CommandLine)
 }
 
-/// The command line with a file's flags in it, where it does not say otherwise.
+/// The command line with a file's flags in it, where it does not say otherwise. Paths are relative to the file's folder.
 fn merge(
     words: Vec<OsString>,
     run: &Command,
     given: &ArgMatches,
     table: &toml::Table,
+    folder: &Path,
 ) -> Result<Vec<OsString>> {
     let (mut flags, mut command) = (Vec::new(), Vec::new());
     for (key, value) in table {
@@ -84,6 +88,7 @@ fn merge(
             _ => false,
         };
         let values = values(arg, value).with_context(|| format!("the key `{key}`"))?;
+        let values: Vec<String> = values.into_iter().map(|value| placed(folder, arg, value)).collect();
         if replaced || is_given(given, &id) {
             continue;
         }
@@ -132,6 +137,29 @@ fn values(arg: &Arg, value: &Value) -> Result<Vec<String>> {
         Value::Array(_) => bail!("give one value, not a list"),
         value => Ok(vec![one(value)?]),
     }
+}
+
+/// A key's value with its path, if it has one and that is relative, in `folder`. What has no sense is left to be complained
+/// about.
+fn placed(folder: &Path, arg: &Arg, value: String) -> String {
+    let kind = arg.get_value_parser().type_id();
+    let (path, has_words) = if kind == TypeId::of::<PathBuf>() {
+        (Some(PathBuf::from(&value)), false)
+    } else if kind == TypeId::of::<DiskSpec>() {
+        (value.parse().ok().map(|spec: DiskSpec| spec.path), true)
+    } else if kind == TypeId::of::<ShareSpec>() {
+        (value.parse().ok().map(|spec: ShareSpec| spec.path), true)
+    } else {
+        (None, false)
+    };
+    if path.is_none_or(|path| path.is_absolute() || path.as_os_str().is_empty()) {
+        return value;
+    }
+    let mut folder = folder.join("").to_string_lossy().into_owned();
+    if has_words {
+        folder = folder.replace(',', ",,");
+    }
+    folder + &value
 }
 
 /// All settings of a run, as JSON.
@@ -192,6 +220,47 @@ mod tests {
         assert_eq!(both.command, ["ls", "-l"]);
         let kernel = run(file, "--kernel vmlinuz").unwrap();
         assert!(kernel.image.is_none() && kernel.command.is_empty());
+    }
+
+    #[test]
+    fn paths_are_in_the_folder_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("a,b");
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("guest.toml");
+        let file = "kernel = 'k/vmlinuz'\ninitrd = ['i', '/abs/i']\ncdrom = 'd.iso'\nvsock = 'v.sock'\n\
+                    disk = ['../a.img,ro', '/abs/b.img']\nshare = ['.:work,ro', '/abs:data']\nappend = 'quiet'\n";
+        std::fs::write(&path, file).unwrap();
+        let words = ["posada".into(), "run".into(), "--config".into(), path.into_os_string()];
+        let more = ["--cdrom", "given.iso"].map(OsString::from);
+        let Command::Run(run) = parse(words.into_iter().chain(more).collect()).unwrap().0.command else {
+            panic!("it is a run")
+        };
+        assert_eq!(run.kernel, Some(folder.join("k/vmlinuz")));
+        assert_eq!(run.initrd, [folder.join("i"), "/abs/i".into()]);
+        assert_eq!(run.vsock, Some(folder.join("v.sock")));
+        assert_eq!(
+            [&run.disk[0].path, &run.disk[1].path],
+            [&folder.join("../a.img"), Path::new("/abs/b.img")]
+        );
+        assert!(run.disk[0].read_only && run.share[0].read_only);
+        assert_eq!([&run.share[0].path, &run.share[1].path], [&folder.join("."), Path::new("/abs")]);
+        assert_eq!(run.append.as_deref(), Some("quiet"));
+        // Those of the command line are relative to where that is given.
+        assert_eq!(run.cdrom, [Path::new("given.iso")]);
+    }
+
+    #[test]
+    fn a_file_in_the_current_folder_changes_no_path() {
+        let command = Arguments::command();
+        let run = command.find_subcommand("run").unwrap();
+        let disk = run.get_arguments().find(|arg| arg.get_id() == "disk").unwrap();
+        let share = run.get_arguments().find(|arg| arg.get_id() == "share").unwrap();
+        let here = |arg, value: &str| placed(Path::new(""), arg, value.to_owned());
+        assert_eq!([here(disk, "a,ro"), here(share, ".:t")], ["a,ro", ".:t"]);
+        // What is none stays as it is.
+        let there = |arg, value: &str| placed(Path::new("/f"), arg, value.to_owned());
+        assert_eq!([there(disk, ",ro"), there(share, ":t"), there(disk, "")], [",ro", ":t", ""]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `posada stop|kill|pause|resume|stats|rm`: what is asked of guests that run.
+//! `posada stop|kill|pause|resume|balloon|stats|rm`: what is asked of guests that run.
 
 use std::fmt::Write;
 use std::thread;
@@ -9,7 +9,7 @@ use posada_image::Guests;
 use posada_manage::protocol::{Answer, Request};
 use posada_manage::{Client, Error, Found, Running};
 
-use crate::arguments::{OfSome, Rm, Stats, Stop};
+use crate::arguments::{Balloon, OfSome, Rm, Stats, Stop};
 use crate::list::{print, size};
 use crate::status;
 
@@ -105,6 +105,12 @@ pub(crate) fn resume(arguments: &OfSome) -> Result<u8> {
     ask(arguments, Request::Resume)
 }
 
+pub(crate) fn balloon(arguments: &Balloon) -> Result<u8> {
+    let guest = Running::open()?.running(&arguments.name)?;
+    Client::of(&guest).ask(Request::Balloon { bytes: arguments.size.0 })?;
+    Ok(status::DONE)
+}
+
 pub(crate) fn stats(arguments: &Stats) -> Result<u8> {
     let guest = Running::open()?.running(&arguments.name)?;
     let Answer::Stats(stats) = Client::of(&guest).ask(Request::Stats)? else {
@@ -120,6 +126,34 @@ pub(crate) fn stats(arguments: &Stats) -> Result<u8> {
         stats.cpu_time,
         size(stats.memory)
     );
+    if let Some(balloon) = stats.balloon.filter(|balloon| balloon.target != 0 || balloon.actual != 0) {
+        let (actual, target) = (size(balloon.actual), size(balloon.target));
+        let _ = writeln!(text, "balloon         {actual} of {target} asked for");
+    }
+    for disk in &stats.disks {
+        let name = format!("disk {}", disk.serial);
+        let (read, written) = (size(disk.read_bytes), size(disk.written_bytes));
+        let _ = write!(
+            text,
+            "{name:<16}{read} in {} reads, {written} in {} writes, {} flushes",
+            disk.reads, disk.writes, disk.flushes
+        );
+        if disk.discards != 0 {
+            let _ = write!(text, ", {} in {} discards", size(disk.discarded_bytes), disk.discards);
+        }
+        if disk.errors != 0 {
+            let _ = write!(text, ", {} errors", disk.errors);
+        }
+        text.push('\n');
+    }
+    for card in &stats.networks {
+        let (sent, received) = (size(card.sent_bytes), size(card.received_bytes));
+        let _ = writeln!(
+            text,
+            "network         {sent} in {} packets sent, {received} in {} packets received",
+            card.sent_packets, card.received_packets
+        );
+    }
     for (cpu, report) in stats.processors.iter().enumerate() {
         let _ = write!(text, "processor {cpu}\n{report}");
     }

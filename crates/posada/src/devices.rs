@@ -14,7 +14,6 @@ use posada_network::tap::Tap;
 use posada_pc::PcBuilder;
 use posada_peripherals::ahci::Drive;
 use posada_storage::{Disk, Format};
-use posada_virtio::balloon::Balloon;
 use posada_virtio::entropy::Entropy;
 use posada_virtio::share::Share;
 use posada_virtio::vsock::Vsock;
@@ -288,6 +287,12 @@ pub(crate) fn plug(
         };
         let disk = posada_storage::open(&spec.path, &options)
             .with_context(|| format!("opening the disk {}", spec.path.display()))?;
+        if disk.size() == 0 {
+            bail!(
+                "the disk {} is empty: `truncate --size 20G` gives a raw one a size, `posada disk create` makes others",
+                spec.path.display()
+            );
+        }
         beside.keep(&disk);
         let serial = format!("posada-{index}");
         builder = match spec.bus {
@@ -303,6 +308,9 @@ pub(crate) fn plug(
         };
         let disc = posada_storage::open(path, &options)
             .with_context(|| format!("opening the disc {}", path.display()))?;
+        if disc.size() == 0 {
+            bail!("the disc {} is empty: there is nothing to put into the drive", path.display());
+        }
         builder = builder.drive(Drive::CdRom { disc, serial: format!("posada-cd{index}") });
     }
     if let Some((card, network)) = network(arguments)? {
@@ -313,7 +321,7 @@ pub(crate) fn plug(
         };
         beside.others.push(network);
     }
-    builder = builder.device(Entropy).device(Balloon::new());
+    builder = builder.device(Entropy).balloon(arguments.balloon.0);
     for spec in &arguments.share {
         let share = Share::new(&spec.path, &*spec.tag, spec.read_only)
             .with_context(|| format!("sharing the folder {}", spec.path.display()))?;

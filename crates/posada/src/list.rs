@@ -139,8 +139,10 @@ pub(crate) fn inspect(name: &str) -> Result<u8> {
 pub(crate) fn size(bytes: u64) -> String {
     if bytes >> 30 > 0 {
         format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
-    } else {
+    } else if bytes >> 20 > 0 {
         format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+    } else {
+        format!("{:.1} KiB", bytes as f64 / f64::from(1 << 10))
     }
 }
 
@@ -213,6 +215,6 @@ mod tests {
         assert_eq!(date(0), "1970-01-01T00:00:00Z");
         assert_eq!(date(951_827_696), "2000-02-29T12:34:56Z");
         assert_eq!(date(u64::MAX), "");
-        assert_eq!([size(5 << 20), size(3 << 29)], ["5.0 MiB", "1.5 GiB"]);
+        assert_eq!([size(512), size(5 << 20), size(3 << 29)], ["0.5 KiB", "5.0 MiB", "1.5 GiB"]);
     }
 }

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Pause(arguments) => control::pause(&arguments),
         Command::Resume(arguments) => control::resume(&arguments),
         Command::Stats(arguments) => control::stats(&arguments),
+        Command::Balloon(arguments) => control::balloon(&arguments),
         Command::Inspect(arguments) => list::inspect(&arguments.name),
         Command::Rm(arguments) => control::rm(&arguments),
         Command::Image(arguments) => image::run(arguments),

@@ -80,6 +80,13 @@ pub trait PciFunction: Send {
         let _ = deadline;
     }
 
+    /// Does nothing by itself until [`resume`](Self::resume): guest memory stays as it is, whatever there is to do. Returns
+    /// when what it is at is finished. The default does nothing by itself anyhow.
+    fn pause(&mut self) {}
+
+    /// Goes on after a [`pause`](Self::pause), with all that it was told of meanwhile.
+    fn resume(&mut self) {}
+
     /// The machine's reset. The default resets the configuration space.
     fn reset(&mut self) {
         self.config_mut().reset();

@@ -37,6 +37,17 @@ pub enum Error {
         /// What was asked for.
         cpus: u32,
     },
+    /// The guest cannot do without so much.
+    #[error("a balloon cannot take {} of a guest's memory, which is {}", size(*bytes), size(*memory))]
+    Balloon {
+        /// What was asked for.
+        bytes: u64,
+        /// What the guest has.
+        memory: u64,
+    },
+    /// There is no balloon.
+    #[error("the guest has no balloon")]
+    NoBalloon,
     /// The code cache cannot be of this size.
     #[error("a code cache cannot have {}: give it from {} to {}", size(*bytes), size(MIN_CODE_CACHE), size(MAX_CODE_CACHE))]
     CodeCache {

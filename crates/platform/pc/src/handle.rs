@@ -10,8 +10,10 @@ use std::time::Duration;
 use posada_vcpu::Vcpu;
 use posada_vcpu::x86::State;
 
+use crate::Error;
 use crate::board::Board;
 use crate::control::Request;
+use crate::lent::{BalloonUse, CardUse, DiskUse, Lent};
 
 /// A serial port of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(crate) type Inquiries = Mutex<Vec<Inquiry>>;
 pub struct Handle {
     pub(crate) board: Arc<Board>,
     pub(crate) inquiries: Arc<[Inquiries]>,
+    pub(crate) lent: Arc<Lent>,
 }
 
 impl fmt::Debug for Handle {
@@ -57,8 +60,9 @@ impl Handle {
         self.board.request(Request::Reset);
     }
 
-    /// Has all processors stand still, and with them the guest's clocks, until [`resume`](Self::resume). What devices
-    /// are at already they finish. Returns when everything stands; whether it does, for a run may end meanwhile.
+    /// Has all processors stand still, and with them the guest's clocks and its devices, until [`resume`](Self::resume):
+    /// its memory and its disks stay as they are. What devices are at already they finish. Returns when everything stands;
+    /// whether it does, for a run may end meanwhile.
     pub fn pause(&self) -> bool {
         let _one = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.board.running.load(Ordering::Acquire) {
@@ -74,6 +78,7 @@ impl Handle {
             self.board.clock.pause();
             // Nobody needs to sleep until a deadline that does not come.
             self.board.alarm.at(Some(0));
+            self.board.pci.pause();
         }
         stands
     }
@@ -82,6 +87,7 @@ impl Handle {
     pub fn resume(&self) {
         let _one = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.board.control.is_pause_wanted() {
+            self.board.pci.resume();
             self.board.clock.resume();
             self.board.control.want_pause(false);
             // Deadlines have moved.
@@ -136,6 +142,27 @@ impl Handle {
     /// What the engine tells of each processor's work, where it keeps an account; `None` if the machine does not run.
     pub fn reports(&self) -> Option<Vec<String>> {
         Some(self.ask(|vcpu| vcpu.report())?.into_iter().flatten().collect())
+    }
+
+    /// How much the guest has used each of its disks up to now, in the order in which they were plugged in.
+    pub fn disks(&self) -> Vec<DiskUse> {
+        self.lent.disks()
+    }
+
+    /// How much the guest has used each of its network cards up to now, in the order in which they were plugged in.
+    pub fn cards(&self) -> Vec<CardUse> {
+        self.lent.cards()
+    }
+
+    /// Asks the guest to do without so many bytes of its memory, rounded down to pages; 0 gives all of it back. It complies
+    /// if and when it can: [`balloon`](Self::balloon) tells.
+    pub fn set_balloon(&self, bytes: u64) -> Result<(), Error> {
+        self.lent.set_balloon(bytes)
+    }
+
+    /// How much of its memory the guest does without, if it has a [balloon](crate::PcBuilder::balloon).
+    pub fn balloon(&self) -> Option<BalloonUse> {
+        self.lent.balloon()
     }
 
     fn ask<T: Send + 'static>(&self, question: fn(&dyn Vcpu) -> T) -> Option<Vec<T>> {

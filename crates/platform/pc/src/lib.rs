@@ -67,6 +67,7 @@ mod error;
 mod firmware;
 mod handle;
 mod layout;
+mod lent;
 mod pc;
 mod wiring;
 
@@ -74,4 +75,5 @@ pub use engine::{DEFAULT_CODE_CACHE, Engine, MAX_CODE_CACHE, MIN_CODE_CACHE};
 pub use error::Error;
 pub use handle::{Ended, Handle, Port};
 pub use layout::{MAX_MEMORY, MIN_MEMORY};
+pub use lent::{BalloonUse, CardUse, DiskUse};
 pub use pc::{OnReset, OnTripleFault, Outcome, Pc, PcBuilder};

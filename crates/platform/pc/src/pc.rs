@@ -13,10 +13,11 @@ use posada_memory::GuestRam;
 use posada_network::link::Link;
 use posada_peripherals::ahci::{Ahci, Drive, MAX_DRIVES};
 use posada_peripherals::e1000::E1000;
-use posada_storage::Disk;
+use posada_storage::{Disk, metered};
 use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Exit, Vcpu};
 use posada_virtio::Device;
+use posada_virtio::balloon::Balloon;
 use posada_virtio::block::Block;
 use posada_virtio::network::Network;
 use posada_x86::Model;
@@ -27,6 +28,7 @@ use crate::cpu::Cpu;
 use crate::engine::{DEFAULT_CODE_CACHE, MAX_CODE_CACHE, MIN_CODE_CACHE};
 use crate::handle::{Handle, Inquiries, Port};
 use crate::layout::Layout;
+use crate::lent::Lent;
 use crate::{Engine, Error, firmware};
 
 /// How long the thread sleeps that looks what processors are at.
@@ -113,6 +115,9 @@ pub struct PcBuilder {
     devices: Vec<Maker>,
     /// What is at the ports of the SATA controller, which the machine has if anything is.
     drives: Vec<Drive>,
+    lent: Lent,
+    /// What the guest's balloon is to take at first, in bytes.
+    balloon: u64,
 }
 
 /// Makes a device for a machine with a number of processors.
@@ -148,6 +153,8 @@ impl PcBuilder {
             outputs: [Box::new(io::sink()), Box::new(io::sink())],
             devices: Vec::new(),
             drives: Vec::new(),
+            lent: Lent::default(),
+            balloon: 0,
         }
     }
 
@@ -213,18 +220,37 @@ impl PcBuilder {
         self
     }
 
+    /// Plugs in a balloon, through which the guest can be asked to do without a part of its memory
+    /// ([`Handle::set_balloon`]), at first of so many bytes. A guest that can do so also tells which memory it has no use
+    /// for at present.
+    #[must_use]
+    pub fn balloon(mut self, bytes: u64) -> Self {
+        let balloon = Balloon::new();
+        (self.balloon, self.lent.balloon) = (bytes, Some(balloon.control()));
+        self.device(balloon)
+    }
+
     /// Plugs in a disk, with a serial number of at most 20 bytes by which guests can tell it from others.
     #[must_use]
     pub fn disk(mut self, disk: Arc<dyn Disk>, serial: impl Into<String>) -> Self {
         let serial = serial.into();
+        let disk = self.meter(disk, &serial);
         self.devices.push(Box::new(move |cpus| Card::Virtio(Box::new(Block::new(disk, &serial, cpus)))));
         self
+    }
+
+    /// Has a disk's use counted.
+    fn meter(&mut self, disk: Arc<dyn Disk>, serial: &str) -> Arc<dyn Disk> {
+        let (disk, meter) = metered(disk);
+        self.lent.disks.push((serial.to_owned(), meter));
+        disk
     }
 
     /// Plugs in a network card with this Ethernet address at one end of a link. The network at the other end has
     /// started before, so that the card knows what it can be sent.
     #[must_use]
     pub fn network(mut self, link: Link, address: [u8; 6]) -> Self {
+        self.lent.cards.push((address, link.meter()));
         self.devices.push(Box::new(move |cpus| Card::Virtio(Box::new(Network::new(link, address, cpus)))));
         self
     }
@@ -232,6 +258,7 @@ impl PcBuilder {
     /// Plugs in a network card as [`network`](Self::network) does, but an Intel 82540EM, for guests without virtio.
     #[must_use]
     pub fn e1000(mut self, link: Link, address: [u8; 6]) -> Self {
+        self.lent.cards.push((address, link.meter()));
         let make: FunctionMaker = Box::new(move |ram, bus, pin| {
             Ok(Box::new(E1000::new(link, address, ram, bus, pin)?) as Box<dyn PciFunction>)
         });
@@ -242,6 +269,10 @@ impl PcBuilder {
     /// Plugs a disk or a CD-ROM drive into the next port of the machine's SATA controller, for guests without virtio.
     #[must_use]
     pub fn drive(mut self, drive: Drive) -> Self {
+        let drive = match drive {
+            Drive::Disk { disk, serial } => Drive::Disk { disk: self.meter(disk, &serial), serial },
+            Drive::CdRom { disc, serial } => Drive::CdRom { disc: self.meter(disc, &serial), serial },
+        };
         self.drives.push(drive);
         self
     }
@@ -269,7 +300,7 @@ impl PcBuilder {
     }
 
     /// Builds the machine and loads the kernel.
-    pub fn build(self) -> Result<Pc, Error> {
+    pub fn build(mut self) -> Result<Pc, Error> {
         let layout = Layout::new(self.memory)?;
         if !(1..=Pc::MAX_CPUS).contains(&self.cpus) {
             return Err(Error::Cpus { cpus: self.cpus });
@@ -278,6 +309,10 @@ impl PcBuilder {
             return Err(Error::CodeCache { bytes: self.code_cache });
         }
         check_host_memory(self.memory, host_memory())?;
+        self.lent.memory = self.memory;
+        if self.balloon != 0 {
+            self.lent.set_balloon(self.balloon)?;
+        }
         let model = Model::named(&self.cpu_model)?;
         let ram = GuestRam::new(&layout.ram())?;
         if self.drives.len() > MAX_DRIVES {
@@ -305,6 +340,7 @@ impl PcBuilder {
             vcpus: vcpus.collect::<Result<_, _>>()?,
             map: layout.memory_map()?,
             inquiries: (0..self.cpus).map(|_| Inquiries::default()).collect(),
+            lent: Arc::new(self.lent),
             layout,
             kernel: self.kernel,
             sampled: self.sampled,
@@ -352,6 +388,7 @@ pub struct Pc {
     on_reset: OnReset,
     on_triple_fault: OnTripleFault,
     inquiries: Arc<[Inquiries]>,
+    lent: Arc<Lent>,
 }
 
 impl fmt::Debug for Pc {
@@ -370,7 +407,8 @@ impl Pc {
 
     /// Reaches the machine from other threads while it runs.
     pub fn handle(&self) -> Handle {
-        Handle { board: Arc::clone(&self.board), inquiries: Arc::clone(&self.inquiries) }
+        let (board, inquiries) = (Arc::clone(&self.board), Arc::clone(&self.inquiries));
+        Handle { board, inquiries, lent: Arc::clone(&self.lent) }
     }
 
     /// The guest's memory.
@@ -425,6 +463,11 @@ impl Pc {
         self.board.control.want_pause(false);
         self.board.clock.resume();
         let outcome = self.run_with_resets();
+        // Devices of a machine that was paused finish what they were told, as those of any other. One who is at pausing it is
+        // waited for.
+        let pausing = self.board.pausing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.board.pci.resume();
+        drop(pausing);
         self.board.clock.pause();
         self.board.ended.store(true, Ordering::Release);
         for serial in &self.board.serial {

@@ -218,6 +218,14 @@ impl PciFunction for Ahci {
         }
     }
 
+    fn pause(&mut self) {
+        self.workers.iter().for_each(Worker::pause);
+    }
+
+    fn resume(&mut self) {
+        self.workers.iter().for_each(Worker::resume);
+    }
+
     fn reset(&mut self) {
         self.reset_controller();
         self.config.reset();

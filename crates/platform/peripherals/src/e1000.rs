@@ -248,6 +248,14 @@ impl PciFunction for E1000 {
         self.worker.finish(deadline);
     }
 
+    fn pause(&mut self) {
+        self.worker.pause();
+    }
+
+    fn resume(&mut self) {
+        self.worker.resume();
+    }
+
     fn reset(&mut self) {
         self.reset_card();
         self.config.reset();

@@ -55,6 +55,11 @@ impl Control {
         }
     }
 
+    /// How many bytes it is asked to do without.
+    pub fn target(&self) -> u64 {
+        u64::from(self.0.target.load(Ordering::Acquire)) * PAGE
+    }
+
     /// How many bytes the guest says that it does without.
     pub fn actual(&self) -> u64 {
         u64::from(self.0.actual.load(Ordering::Acquire)) * PAGE

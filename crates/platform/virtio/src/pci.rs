@@ -334,6 +334,14 @@ impl PciFunction for VirtioPci {
         }
     }
 
+    fn pause(&mut self) {
+        self.workers.iter().for_each(Worker::pause);
+    }
+
+    fn resume(&mut self) {
+        self.workers.iter().for_each(Worker::resume);
+    }
+
     fn reset(&mut self) {
         self.reset_device();
         self.config.reset();

@@ -198,6 +198,19 @@ fn buffers_outside_memory_harm_nobody() {
 }
 
 #[test]
+fn a_paused_device_leaves_memory_as_it_is_and_takes_up_what_was_asked_meanwhile() {
+    let mut driver = entropy();
+    driver.request(0, &[], 32);
+    driver.pci.pause();
+    driver.submit(0, 1, &[], 32);
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    assert!(!driver.has_used(0) && driver.written(0, 1, 32) == [0; 32]);
+    driver.pci.resume();
+    assert_eq!(driver.wait(0), (2, 32));
+    assert_ne!(driver.written(0, 1, 32), [0; 32]);
+}
+
+#[test]
 fn resets_amid_requests_leave_a_device_that_works() {
     let mut driver = entropy();
     for round in 0..200 {

@@ -64,7 +64,7 @@ fn an_inflated_page_is_given_back_and_reads_as_zeroes() {
     let control = balloon.control();
     let mut driver = Driver::start(balloon, 0);
     control.set_target(3 * 4096 + 1);
-    assert_eq!(driver.read(0x1800, 4), 3);
+    assert_eq!((driver.read(0x1800, 4), control.target()), (3, 3 * 4096));
     driver.ram.write(Gpa(0x60_0000), &[7; 0x3000]).unwrap();
     // Two pages, one that is none, one twice.
     let pages: Vec<u8> =

@@ -1,12 +1,13 @@
 //! The threads that serve devices.
 //!
 //! A virtual CPU that notifies a device sets a bit and, if the thread may sleep, wakes it. The thread waits in one
-//! event loop (`mio`) for that and for whatever of the host its device deals with.
+//! event loop (`mio`) for that and for whatever of the host its device deals with. A thread that is paused takes nothing
+//! on: what it is notified of meanwhile, and what becomes ready, it finds when it goes on.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -70,8 +71,6 @@ impl Bell {
     }
 }
 
-type Shared = Arc<Mutex<Box<dyn Handler>>>;
-
 /// One thread and its handler.
 #[derive(Debug)]
 pub struct Worker {
@@ -80,9 +79,17 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The handler, which the thread and a reset share.
+/// The handler, which the thread shares with those who reset it or have it pause.
 #[derive(Clone)]
-struct HandlerCell(Shared);
+struct HandlerCell(Arc<Shared>);
+
+struct Shared {
+    handler: Mutex<Box<dyn Handler>>,
+    /// Looked at with the handler's lock held. Set without it, so that a thread that takes it again and again stops.
+    is_paused: AtomicBool,
+    /// The thread need not pause any more.
+    goes_on: Condvar,
+}
 
 impl std::fmt::Debug for HandlerCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,8 +98,23 @@ impl std::fmt::Debug for HandlerCell {
 }
 
 impl HandlerCell {
+    fn new(handler: Box<dyn Handler>) -> Self {
+        let (handler, is_paused) = (Mutex::new(handler), AtomicBool::new(false));
+        Self(Arc::new(Shared { handler, is_paused, goes_on: Condvar::new() }))
+    }
+
+    /// The thread holds this for a whole round.
     fn lock(&self) -> MutexGuard<'_, Box<dyn Handler>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.handler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread's own: waits as long as it is paused, or until it is to end.
+    fn lock_for_round(&self, ended: &AtomicBool) -> MutexGuard<'_, Box<dyn Handler>> {
+        let mut handler = self.lock();
+        while self.0.is_paused.load(Ordering::SeqCst) && !ended.load(Ordering::SeqCst) {
+            handler = self.0.goes_on.wait(handler).unwrap_or_else(PoisonError::into_inner);
+        }
+        handler
     }
 }
 
@@ -105,7 +127,7 @@ impl Worker {
         let bell = Arc::new(Bell { queues, waker, asleep, ended });
         let mut handler = make(Arc::clone(&bell));
         handler.start(poll.registry())?;
-        let handler = HandlerCell(Arc::new(Mutex::new(handler)));
+        let handler = HandlerCell::new(handler);
         let (loop_bell, loop_handler) = (Arc::clone(&bell), handler.clone());
         let work = move || keep_serving(poll, &loop_bell, &loop_handler);
         let thread = Some(thread::Builder::new().name(name).spawn(work)?);
@@ -132,6 +154,22 @@ impl Worker {
         }
     }
 
+    /// Has the thread do nothing more until [`resume`](Self::resume). Returns when it has finished what it is at. A reset
+    /// is carried out all the same.
+    pub fn pause(&self) {
+        self.handler.0.is_paused.store(true, Ordering::SeqCst);
+        self.settle();
+    }
+
+    /// Lets the thread go on after a [pause](Self::pause).
+    pub fn resume(&self) {
+        if self.handler.0.is_paused.swap(false, Ordering::SeqCst) {
+            // If the thread has seen that it is paused, it waits by now.
+            self.settle();
+            self.handler.0.goes_on.notify_all();
+        }
+    }
+
     /// Resets the handler, when the thread has finished what it is at.
     pub fn reset(&self) {
         self.handler.lock().reset();
@@ -142,6 +180,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.bell.ended.store(true, Ordering::SeqCst);
         let _ = self.bell.waker.wake();
+        self.resume();
         if let Some(thread) = self.thread.take() {
             // A panic has been reported where it happened.
             let _ = thread.join();
@@ -164,10 +203,10 @@ fn keep_serving(mut poll: Poll, bell: &Bell, handler: &HandlerCell) {
             return;
         }
         bell.asleep.store(false, Ordering::SeqCst);
+        let mut handler = handler.lock_for_round(&bell.ended);
         if bell.ended.load(Ordering::SeqCst) {
             return;
         }
-        let mut handler = handler.lock();
         for event in &events {
             if event.token() != WAKER {
                 handler.ready(event.token(), poll.registry());
@@ -186,3 +225,7 @@ fn keep_serving(mut poll: Poll, bell: &Bell, handler: &HandlerCell) {
         more |= handler.round(poll.registry());
     }
 }
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod tests;

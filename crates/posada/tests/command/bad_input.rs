@@ -73,6 +73,22 @@ fn an_initrd_larger_than_memory_is_refused() {
 }
 
 #[test]
+fn disks_and_discs_without_a_byte_are_refused() {
+    let folder = Folder::new();
+    let kernel = folder.file("kernel", &multiboot(&[0xf4]));
+    let (kernel, empty) = (text(&kernel), folder.file("empty.img", b""));
+    for words in ["", ",ro", ",snapshot", ",bus=ahci,format=raw"] {
+        let disk = format!("{}{words}", text(&empty));
+        expect(
+            &["run", "--kernel", kernel, "--disk", &disk],
+            CANNOT_RUN,
+            &["empty.img is empty", "truncate"],
+        );
+    }
+    expect(&["run", "--kernel", kernel, "--cdrom", text(&empty)], CANNOT_RUN, &["empty.img is empty"]);
+}
+
+#[test]
 fn impossible_machines_are_refused() {
     let folder = Folder::new();
     let kernel = folder.file("kernel", &multiboot(&[0xf4]));

@@ -151,6 +151,121 @@ fn a_paused_guest_stands_still_and_so_do_its_clocks() {
 }
 
 #[test]
+fn devices_of_a_paused_guest_do_nothing_and_go_on_where_they_were() {
+    let place = Place::new();
+    let disk = place.0.path().join("disk.img");
+    std::fs::File::create(&disk).and_then(|file| file.set_len(16 << 20)).expect("there is room");
+    place.say(&format!("run -d --name web --disk {} debian", disk.to_str().expect("it is text")));
+    let work =
+        "while :; do dd if=/dev/zero of=/dev/vda bs=4k count=256 oflag=direct 2>/dev/null; done >/dev/null &
+        ping -i 0.1 10.0.2.2 >/dev/null &";
+    assert_eq!(place.exec("web", work, b"").status.code(), Some(0));
+    let counts = || -> [u64; 2] {
+        let stats: serde_json::Value =
+            serde_json::from_str(&place.say("stats web --json")).expect("it is JSON");
+        ["/disks/0/writes", "/networks/0/received_packets"]
+            .map(|at| stats.pointer(at).and_then(serde_json::Value::as_u64).expect("it is counted"))
+    };
+    let wait_for_more = |before: [u64; 2]| {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while counts().iter().zip(before).any(|(now, before)| *now <= before + 1) {
+            assert!(Instant::now() < deadline, "{:?} after {before:?}", counts());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for_more([0; 2]);
+    for _ in 0..3 {
+        place.say("pause web");
+        let stands = counts();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(counts(), stands);
+        place.say("resume web");
+        wait_for_more(stands);
+    }
+    place.say("pause web");
+    let began = Instant::now();
+    place.say("kill web");
+    assert!(began.elapsed() < Duration::from_secs(15), "a paused guest ends as others do");
+}
+
+#[test]
+fn what_a_guest_uses_of_disks_and_networks_is_told_while_it_runs() {
+    let place = Place::new();
+    let disk = place.0.path().join("disk.img");
+    std::fs::File::create(&disk).and_then(|file| file.set_len(16 << 20)).expect("there is room");
+    place.say(&format!("run -d --name web --disk {} debian", disk.to_str().expect("it is text")));
+    let stats =
+        || -> serde_json::Value { serde_json::from_str(&place.say("stats web --json")).expect("it is JSON") };
+    let figure = |stats: &serde_json::Value, at: &str| {
+        stats.pointer(at).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{at} in {stats}"))
+    };
+    let work = "dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null
+        dd if=/dev/zero of=/dev/vda bs=64k count=32 oflag=direct conv=fsync 2>/dev/null
+        grep eth0 /proc/net/dev | tr -s ' :' ' '; ping -c 3 -s 1000 10.0.2.2 >/dev/null
+        grep eth0 /proc/net/dev | tr -s ' :' ' '";
+    let (output, told_before) = (place.exec("web", "true", b""), stats());
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(told_before["disks"][0]["serial"], "posada-0");
+    let output = place.exec("web", work, b"");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let told_after = stats();
+    let grown = |at: &str| figure(&told_after, at) - figure(&told_before, at);
+    assert_eq!((grown("/disks/0/reads"), grown("/disks/0/read_bytes")), (64, 4 << 20), "{told_after}");
+    assert_eq!((grown("/disks/0/writes"), grown("/disks/0/written_bytes")), (32, 2 << 20), "{told_after}");
+    assert!(grown("/disks/0/flushes") >= 1 && grown("/disks/0/errors") == 0, "{told_after}");
+
+    // As the guest counts: three pings with all their headers, and what else goes over the wire meanwhile.
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let guests = |line: usize, column: usize| -> u64 {
+        let words: Option<&str> =
+            lines.lines().nth(line).and_then(|line| line.split_whitespace().nth(column));
+        words.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{lines}"))
+    };
+    assert!(grown("/networks/0/sent_bytes") >= 3 * (1000 + 8 + 20 + 14), "{told_after}");
+    assert!(figure(&told_after, "/networks/0/sent_packets") >= guests(1, 10), "{lines}{told_after}");
+    assert!(figure(&told_after, "/networks/0/sent_bytes") >= guests(1, 9), "{lines}{told_after}");
+    assert!(figure(&told_after, "/networks/0/received_packets") >= guests(1, 2), "{lines}{told_after}");
+    assert!(figure(&told_after, "/networks/0/received_packets") >= 3, "{told_after}");
+    let text = place.say("stats web");
+    assert!(text.contains("disk posada-0   ") && text.contains("packets sent"), "{text}");
+}
+
+#[test]
+fn a_balloon_takes_memory_from_a_guest_and_gives_it_back() {
+    let place = Place::new();
+    place.say("run -d --name web --memory 384M --balloon 32M debian");
+    // In KiB. (`MemTotal` stays: Linux may take its pages back when it needs them.)
+    let free = || -> i64 {
+        let output = place.exec("web", "grep MemFree /proc/meminfo | tr -dc 0-9", b"");
+        String::from_utf8_lossy(&output.stdout).parse().unwrap_or_else(|_| panic!("{}", told(&output)))
+    };
+    let wait_for = |text: &str| {
+        let deadline = Instant::now() + Duration::from_mins(2);
+        while !place.say("stats web").contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in {}", place.say("stats web"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for("balloon         32.0 MiB of 32.0 MiB asked for");
+    let before = free();
+    place.say("balloon web 160M");
+    wait_for("balloon         160.0 MiB of 160.0 MiB asked for");
+    let taken = (before - free()) >> 10;
+    assert!((112..144).contains(&taken), "{taken} MiB");
+    place.say("balloon web 0");
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while place.say("stats web").contains("balloon") {
+        assert!(Instant::now() < deadline, "it is empty at last");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let given = (free() - before) >> 10;
+    assert!((16..48).contains(&given), "{given} MiB");
+    let refused = place.fail("balloon web 385M");
+    assert!(refused.contains("385 MiB") && refused.contains("384 MiB"), "{refused}");
+    assert!(place.fail("run --balloon 1G --memory 512M debian").contains("a balloon cannot take 1 GiB"));
+}
+
+#[test]
 fn a_killed_supervisor_leaves_nothing_in_the_way() {
     let place = Place::new();
     let disk = place.0.path().join("disk.qcow2");

@@ -86,23 +86,28 @@ fn the_guest_reaches_the_host_and_the_host_a_published_port() {
     assert_eq!(told, "1500\n");
     server.join().unwrap();
 
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut console = Console::open(&["run", "debian", "--publish", &format!("127.0.0.1:{free}:80")]);
+    let free = || TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let (port, port6) = (free(), free());
+    let (publish, publish6) = (format!("{port}:80"), format!("[::1]:{port6}:81/tcp6"));
+    let mut console = Console::open(&["run", "debian", "--publish", &publish, "--publish", &publish6]);
     console.expect("# ");
-    console.send("echo 'from the guest' | nc -l -p 80; echo do''ne\n");
-    let began = Instant::now();
-    loop {
-        let mut text = String::new();
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", free)) {
-            let _ = stream.read_to_string(&mut text);
+    // The guest takes some seconds until it has an address of IPv6.
+    for (host, port, guest_port) in [("127.0.0.1", port, 80), ("::1", port, 80), ("::1", port6, 81)] {
+        console.send(&format!("echo 'from the guest' | nc -l -p {guest_port}; echo do''ne\n"));
+        let began = Instant::now();
+        loop {
+            let mut text = String::new();
+            if let Ok(mut stream) = TcpStream::connect((host, port)) {
+                let _ = stream.read_to_string(&mut text);
+            }
+            if text == "from the guest\n" {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_mins(2), "{host} {port}: {text:?}");
+            std::thread::sleep(Duration::from_millis(100));
         }
-        if text == "from the guest\n" {
-            break;
-        }
-        assert!(began.elapsed() < Duration::from_mins(2), "{text:?}");
-        std::thread::sleep(Duration::from_millis(100));
+        console.expect("done");
     }
-    console.expect("done");
 }
 
 #[test]

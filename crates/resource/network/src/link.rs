@@ -211,6 +211,39 @@ impl Link {
     pub fn accepted(&self) -> Features {
         Features::from(self.outward.accepted.load(Ordering::Acquire))
     }
+
+    /// Tells, from anywhere, what this end has sent and received.
+    pub fn meter(&self) -> Meter {
+        Meter { sent: Arc::clone(&self.outward), received: Arc::clone(&self.inward) }
+    }
+}
+
+/// What one end of a link has sent and received. It may outlive both ends.
+#[derive(Debug, Clone)]
+pub struct Meter {
+    sent: Arc<Queue>,
+    received: Arc<Queue>,
+}
+
+/// How much a link has carried in one direction: what the receiving end has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Frames. One that stands for several segments counts once, as it does for the guest.
+    pub packets: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+}
+
+impl Meter {
+    /// What the end has sent.
+    pub fn sent(&self) -> Traffic {
+        self.sent.lock().carried
+    }
+
+    /// What it has received.
+    pub fn received(&self) -> Traffic {
+        self.received.lock().carried
+    }
 }
 
 impl Drop for Link {
@@ -238,6 +271,8 @@ struct State {
     packets: VecDeque<Packet>,
     /// Sum of the frames' lengths.
     bytes: usize,
+    /// Frames that were taken, from the start.
+    carried: Traffic,
     filled: bool,
     drained: bool,
     /// A frame was refused since `drained` was last signalled.
@@ -296,6 +331,8 @@ impl Queue {
             return None;
         };
         state.bytes -= packet.bytes.len();
+        state.carried.packets += 1;
+        state.carried.bytes += packet.bytes.len() as u64;
         // Half empty: whoever waits for room is not woken for every frame.
         let room = state.packets.len() <= self.capacity.packets / 2 && state.bytes <= self.capacity.bytes / 2;
         if state.refused && room {

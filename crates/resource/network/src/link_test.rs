@@ -5,7 +5,9 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Capacity, Features, Link, Offload, Packet, PartialChecksum, SegmentKind, Segmentation, pair};
+use super::{
+    Capacity, Features, Link, Offload, Packet, PartialChecksum, SegmentKind, Segmentation, Traffic, pair,
+};
 
 fn polls_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
@@ -31,6 +33,24 @@ fn frames_arrive_in_order_with_their_offloads() {
     assert_eq!(other.receive(), Some(second));
     assert_eq!(other.receive(), None);
     assert_eq!(one.receive(), None);
+}
+
+#[test]
+fn what_arrives_is_counted_each_way() {
+    let (one, other) = small();
+    let meter = one.meter();
+    for length in [100, 200] {
+        one.send(frame(length)).unwrap();
+    }
+    other.send(frame(7)).unwrap();
+    assert_eq!(meter.sent(), Traffic::default(), "nothing has arrived yet");
+    other.receive().unwrap();
+    other.receive().unwrap();
+    one.receive().unwrap();
+    assert_eq!(one.receive(), None);
+    drop((one, other));
+    assert_eq!(meter.sent(), Traffic { packets: 2, bytes: 300 });
+    assert_eq!(meter.received(), Traffic { packets: 1, bytes: 7 });
 }
 
 #[test]

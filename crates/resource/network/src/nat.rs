@@ -120,7 +120,7 @@ impl Nat {
             let failed =
                 |source| Error::Publish { publish: *publish, advice: Publish::advice(&source), source };
             let (socket, address) = publish.bind().map_err(failed)?;
-            sockets.push((socket, publish.guest_port));
+            sockets.push((socket, *publish));
             published.push(address);
         }
         bound_by_descriptors(&mut config.limits);

@@ -11,6 +11,7 @@
 //! | `foreign`         | VMDK, VDI and VHD, which are read                                                         |
 //! | `overlay`         | [`throw_away`]: changes that nobody keeps                                                 |
 //! | `lock`            | one writer or several readers; QEMU's tools take part                                     |
+//! | `meter`           | [`metered`]: what is asked of a disk, counted                                             |
 //! | `create`, `info`, `convert`, `check` | what `posada disk` does                                                |
 //! | `file`            | files of the host: positions, holes, flushes                                              |
 //!
@@ -49,6 +50,7 @@ mod foreign;
 mod format;
 mod info;
 mod lock;
+mod meter;
 mod open;
 mod overlay;
 mod qcow2;
@@ -61,5 +63,6 @@ pub use disk::{Disk, Extent, Limits, SECTOR, close};
 pub use error::{Error, Result};
 pub use format::{Format, PROBE};
 pub use info::{BackingInfo, Info, Qcow2Info, SnapshotInfo, info};
+pub use meter::{Counts, Meter, metered};
 pub use open::{Options, open};
 pub use overlay::throw_away;

@@ -171,6 +171,20 @@ impl PciBus {
         }
     }
 
+    /// Has every function do nothing by itself until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        for slot in self.functions.values() {
+            lock(slot).pause();
+        }
+    }
+
+    /// Lets every function go on after a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        for slot in self.functions.values() {
+            lock(slot).resume();
+        }
+    }
+
     /// The machine's reset, of the bus and of every function.
     pub fn reset(&self) {
         self.config_address.store(0, Ordering::Relaxed);

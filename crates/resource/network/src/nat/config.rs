@@ -201,14 +201,20 @@ impl Config {
         if self.outside { Route::Host(address) } else { Route::Denied }
     }
 
-    /// As what a guest sees a peer on the host's side: loopback addresses are the gateway's, and so is what would look
-    /// like a neighbour or is of the other family.
-    pub(super) fn seen_as(&self, peer: SocketAddr) -> SocketAddr {
-        let gateway = IpAddr::V4(self.ipv4.gateway);
-        let address = match peer.ip().to_canonical() {
-            IpAddr::V4(address) if !matches!(self.route4(address), Route::Host(_) | Route::Denied) => gateway,
-            IpAddr::V4(address) if !self.ipv4.contains(address) => address.into(),
-            _ => gateway,
+    /// As what a guest sees a peer on the host's side, at the guest's address of either family: loopback addresses are the
+    /// gateway's, and so is what would look like a neighbour or is of the other family.
+    pub(super) fn seen_as(&self, peer: SocketAddr, guest: IpAddr) -> SocketAddr {
+        let peers = peer.ip().to_canonical();
+        let is_outside = matches!(self.route(peers), Route::Host(_) | Route::Denied);
+        let address = match (guest, peers, self.ipv6) {
+            (IpAddr::V4(_), IpAddr::V4(address), _) if is_outside && !self.ipv4.contains(address) => peers,
+            (IpAddr::V6(_), IpAddr::V6(address), Some(network))
+                if is_outside && !network.contains(address) =>
+            {
+                peers
+            }
+            (IpAddr::V6(_), _, Some(network)) => network.gateway().into(),
+            _ => self.ipv4.gateway.into(),
         };
         SocketAddr::new(address, peer.port())
     }

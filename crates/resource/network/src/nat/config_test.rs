@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Config, Ipv4Network, Route};
+use super::{Config, Ipv4Network, Ipv6Network, Route};
 
 fn route(config: &Config, address: &str) -> Route {
     config.route(address.parse().unwrap())
@@ -56,11 +56,22 @@ fn without_an_outside_everything_else_is_denied() {
 
 #[test]
 fn a_peer_is_seen_as_itself_unless_that_would_mislead() {
-    let seen = |peer: &str| Config::default().seen_as(peer.parse::<SocketAddr>().unwrap()).ip();
+    let seen_at = |peer: &str, guest: &str| {
+        Config::default().seen_as(peer.parse::<SocketAddr>().unwrap(), guest.parse().unwrap()).ip()
+    };
+    let seen = |peer| seen_at(peer, "10.0.2.15");
     let gateway = IpAddr::V4(Ipv4Network::default().gateway);
     assert_eq!(seen("192.0.2.9:1"), "192.0.2.9".parse::<IpAddr>().unwrap());
     assert_eq!(seen("[::ffff:192.0.2.9]:1"), "192.0.2.9".parse::<IpAddr>().unwrap());
     for peer in ["127.0.0.1:1", "[::1]:1", "10.0.2.15:1", "[2001:db8::1]:1"] {
+        assert_eq!(seen(peer), gateway, "{peer}");
+    }
+    let seen = |peer| seen_at(peer, "fd50:6f73:6164:6100::15");
+    let gateway = IpAddr::V6(Ipv6Network::default().gateway());
+    assert_eq!(seen("[2001:db8::1]:1"), "2001:db8::1".parse::<IpAddr>().unwrap());
+    for peer in
+        ["127.0.0.1:1", "[::1]:1", "[::ffff:192.0.2.9]:1", "[fe80::1]:1", "[fd50:6f73:6164:6100::7]:1"]
+    {
         assert_eq!(seen(peer), gateway, "{peer}");
     }
 }

@@ -20,7 +20,7 @@ use super::dns::Resolvers;
 use super::fragment::{self, Assemblies};
 use super::guest::{Guest, MAC};
 use super::icmp;
-use super::publish::Socket;
+use super::publish::{Publish, Socket};
 use super::tcp::{self, Pool, Tcp};
 use super::udp::{self, Datagrams, Protocol};
 use super::{arp, ndp};
@@ -68,7 +68,7 @@ pub(super) struct Net {
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) socket: Listening,
-    pub(super) guest_port: u16,
+    pub(super) publish: Publish,
     ready: bool,
 }
 
@@ -96,7 +96,11 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(config: Config, link: Link, sockets: Vec<(Socket, u16)>) -> io::Result<(Self, Waker)> {
+    pub(super) fn new(
+        config: Config,
+        link: Link,
+        sockets: Vec<(Socket, Publish)>,
+    ) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), token(Kind::Own, WAKE))?;
         let registry = poll.registry().try_clone()?;
@@ -105,7 +109,7 @@ impl Engine {
             registry.register(&mut SourceFd(&fd), token(Kind::Own, number), Interest::READABLE)?;
         }
         let mut listeners = Vec::new();
-        for (number, (socket, guest_port)) in sockets.into_iter().enumerate() {
+        for (number, (socket, publish)) in sockets.into_iter().enumerate() {
             let fd = match &socket {
                 Socket::Tcp(listener) => listener.as_raw_fd(),
                 Socket::Udp(socket) => socket.as_raw_fd(),
@@ -115,7 +119,7 @@ impl Engine {
                 Socket::Tcp(listener) => Listening::Tcp(listener),
                 Socket::Udp(socket) => Listening::Udp(Arc::new(socket)),
             };
-            listeners.push(Listener { socket, guest_port, ready: true });
+            listeners.push(Listener { socket, publish, ready: true });
         }
         let now = Instant::now();
         let engine = Self {
@@ -418,19 +422,29 @@ impl Engine {
     fn serve_listeners(&mut self) {
         let Self { listeners, net, tcp, datagrams, buffer, .. } = self;
         for listener in listeners.iter_mut().filter(|listener| listener.ready) {
-            let guest = SocketAddr::new(net.config.ipv4.guest.into(), listener.guest_port);
+            let address = if listener.publish.to_ipv6 {
+                net.guest.ipv6().map(IpAddr::V6)
+            } else {
+                Some(net.config.ipv4.guest.into())
+            };
+            let guest = address.map(|address| SocketAddr::new(address, listener.publish.guest_port));
             for _ in 0..PEERS {
                 let result = match &listener.socket {
                     Listening::Tcp(socket) => match socket.accept() {
                         Ok((stream, peer)) => {
                             let _ = stream.set_nonblocking(true);
-                            tcp.accepted(net, stream.into(), peer, guest);
+                            // Of a guest that is nowhere yet, the peer finds the end at once.
+                            if let Some(guest) = guest {
+                                tcp.accepted(net, stream.into(), peer, guest);
+                            }
                             Ok(())
                         }
                         Err(error) => Err(error),
                     },
                     Listening::Udp(socket) => socket.recv_from(buffer).map(|(length, peer)| {
-                        datagrams.published(net, socket, peer, guest, &buffer[..length]);
+                        if let Some(guest) = guest {
+                            datagrams.published(net, socket, peer, guest, &buffer[..length]);
+                        }
                     }),
                 };
                 match result {

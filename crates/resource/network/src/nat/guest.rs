@@ -46,6 +46,8 @@ pub(super) struct Guest {
     neighbours: HashMap<IpAddr, EthernetAddress>,
     /// The one that spoke last: most often the one that speaks next.
     last: Option<(IpAddr, EthernetAddress)>,
+    /// The guest's address of IPv6, which it makes up by itself: the one that it has used last.
+    ipv6: Option<Ipv6Addr>,
     ident: u16,
     /// Frames that the link has taken, those of them that the guest has, and when it last took any.
     sent: u64,
@@ -64,6 +66,7 @@ impl Guest {
             waiting: VecDeque::new(),
             neighbours: HashMap::new(),
             last: None,
+            ipv6: None,
             ident: 0,
             sent: 0,
             taken: 0,
@@ -137,6 +140,9 @@ impl Guest {
         }
         self.neighbours.insert(address, mac);
         self.last = Some((address, mac));
+        if let IpAddr::V6(address) = address {
+            self.ipv6 = Some(address);
+        }
         for (destination, mut packet) in std::mem::take(&mut self.waiting) {
             if destination == address {
                 packet.bytes[..6].copy_from_slice(mac.as_bytes());
@@ -145,6 +151,16 @@ impl Guest {
                 self.waiting.push_back((destination, packet));
             }
         }
+    }
+
+    /// The guest looks whether anybody else has an address that it wants to use (RFC 4862 § 5.4).
+    pub(super) fn expect(&mut self, address: Ipv6Addr) {
+        self.ipv6.get_or_insert(address);
+    }
+
+    /// The guest's address of IPv6, if it is known to have one.
+    pub(super) fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.ipv6
     }
 
     /// Who has an address. Somebody unknown is asked for.

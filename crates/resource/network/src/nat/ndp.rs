@@ -39,6 +39,8 @@ pub(super) fn receive(
             let ours = [LINK_LOCAL, network.gateway(), network.dns()].contains(&target_addr);
             if ours {
                 answer(guest, mac, source, target_addr);
+            } else if source.is_unspecified() && network.contains(target_addr) {
+                guest.expect(target_addr);
             }
         }
         // Learnt from the frame's source, as from every packet.

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::str::FromStr;
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use thiserror::Error;
 
 /// A transport protocol.
@@ -25,10 +27,14 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A port of the host that leads to one of the guest: `[HOSTADDR:]HOSTPORT:GUESTPORT[/tcp|/udp]`.
+/// How many connections wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A port of the host that leads to one of the guest: `[HOSTADDR:]HOSTPORT:GUESTPORT[/tcp|/udp|/tcp6|/udp6]`.
 ///
-/// Without an address, any of the host's IPv4 addresses; an IPv6 address stands in brackets. The host's port 0 is a free
-/// one.
+/// Without an address, any of the host's addresses, IPv4 and IPv6; an IPv6 address stands in brackets. The host's port 0
+/// is a free one. Peers of either family reach the guest's IPv4 address, where most programs listen; with `tcp6` and
+/// `udp6`, its IPv6 address.
 ///
 /// ```
 /// use posada_network::nat::Publish;
@@ -36,7 +42,7 @@ impl fmt::Display for Transport {
 /// let publish: Publish = "127.0.0.1:8080:80".parse()?;
 /// assert_eq!(publish.host, "127.0.0.1:8080".parse().unwrap());
 /// assert_eq!(publish.guest_port, 80);
-/// assert_eq!("5353:53/udp".parse::<Publish>()?.to_string(), "0.0.0.0:5353:53/udp");
+/// assert_eq!("5353:53/udp".parse::<Publish>()?.to_string(), "[::]:5353:53/udp");
 /// # Ok::<(), posada_network::nat::BadPublish>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,18 +53,27 @@ pub struct Publish {
     pub guest_port: u16,
     /// Of what.
     pub transport: Transport,
+    /// Whether it leads to the guest's IPv6 address: the one that the guest has used last. Until it has used any, nobody is
+    /// there.
+    pub to_ipv6: bool,
 }
 
 impl fmt::Display for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.guest_port)?;
-        if self.transport == Transport::Udp { write!(f, "/udp") } else { Ok(()) }
+        match (self.transport, self.to_ipv6) {
+            (Transport::Tcp, false) => Ok(()),
+            (transport, false) => write!(f, "/{transport}"),
+            (transport, true) => write!(f, "/{transport}6"),
+        }
     }
 }
 
 /// A text that publishes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{text:?} publishes no port: {what}; write [HOSTADDR:]HOSTPORT:GUESTPORT[/udp], such as 8080:80")]
+#[error(
+    "{text:?} publishes no port: {what}; write [HOSTADDR:]HOSTPORT:GUESTPORT[/udp|/tcp6|/udp6], such as 8080:80"
+)]
 pub struct BadPublish {
     text: String,
     what: &'static str,
@@ -69,10 +84,13 @@ impl FromStr for Publish {
 
     fn from_str(text: &str) -> Result<Self, BadPublish> {
         let bad = |what| BadPublish { text: text.to_owned(), what };
-        let (ports, transport) = match text.split_once('/') {
-            None | Some((_, "tcp")) => (text.strip_suffix("/tcp").unwrap_or(text), Transport::Tcp),
-            Some((ports, "udp")) => (ports, Transport::Udp),
-            Some(_) => return Err(bad("after the slash is tcp or udp")),
+        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (transport, to_ipv6) = match protocol {
+            "tcp" => (Transport::Tcp, false),
+            "udp" => (Transport::Udp, false),
+            "tcp6" => (Transport::Tcp, true),
+            "udp6" => (Transport::Udp, true),
+            _ => return Err(bad("after the slash is tcp, udp, tcp6 or udp6")),
         };
         let (rest, guest) = ports.rsplit_once(':').ok_or_else(|| bad("two ports are needed"))?;
         let guest_port = port(guest)
@@ -84,14 +102,14 @@ impl FromStr for Publish {
         };
         let host_port = port(host).ok_or_else(|| bad("the host's port is no number from 0 to 65535"))?;
         let address = match address {
-            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            None => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             Some(address) => match address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
                 Some(inner) => inner.parse().map(IpAddr::V6),
                 None => address.parse().map(IpAddr::V4),
             }
             .map_err(|_| bad("the host's address is no IPv4 address, and no IPv6 address in brackets"))?,
         };
-        Ok(Self { host: SocketAddr::new(address, host_port), guest_port, transport })
+        Ok(Self { host: SocketAddr::new(address, host_port), guest_port, transport, to_ipv6 })
     }
 }
 
@@ -110,20 +128,42 @@ pub(super) enum Socket {
 impl Publish {
     /// Takes the port, and says which one it is.
     pub(super) fn bind(&self) -> io::Result<(Socket, SocketAddr)> {
-        match self.transport {
-            Transport::Tcp => {
-                let listener = TcpListener::bind(self.host)?;
-                listener.set_nonblocking(true)?;
-                let address = listener.local_addr()?;
-                Ok((Socket::Tcp(listener), address))
+        let all = self.host.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let socket = match self.bind_to(self.host) {
+            // The host knows no IPv6.
+            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if all => {
+                self.bind_to(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.host.port()))
             }
-            Transport::Udp => {
-                let socket = UdpSocket::bind(self.host)?;
-                socket.set_nonblocking(true)?;
-                let address = socket.local_addr()?;
-                Ok((Socket::Udp(socket), address))
-            }
+            result => result,
+        }?;
+        let address = match &socket {
+            Socket::Tcp(listener) => listener.local_addr(),
+            Socket::Udp(socket) => socket.local_addr(),
+        }?;
+        Ok((socket, address))
+    }
+
+    /// Takes the port at an address; at the one that stands for all, of IPv4 and IPv6, whatever the host's default is.
+    fn bind_to(&self, address: SocketAddr) -> Result<Socket, Errno> {
+        let (family, kind) = match (address, self.transport) {
+            (SocketAddr::V4(_), Transport::Tcp) => (AddressFamily::INET, SocketType::STREAM),
+            (SocketAddr::V4(_), Transport::Udp) => (AddressFamily::INET, SocketType::DGRAM),
+            (SocketAddr::V6(_), Transport::Tcp) => (AddressFamily::INET6, SocketType::STREAM),
+            (SocketAddr::V6(_), Transport::Udp) => (AddressFamily::INET6, SocketType::DGRAM),
+        };
+        let socket = socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+        if family == AddressFamily::INET6 {
+            sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
         }
+        if self.transport == Transport::Udp {
+            bind(&socket, &address)?;
+            return Ok(Socket::Udp(socket.into()));
+        }
+        // Connections of before that are not quite over do not keep the port.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &address)?;
+        listen(&socket, BACKLOG)?;
+        Ok(Socket::Tcp(socket.into()))
     }
 
     /// What somebody can do about a port that cannot be taken.

@@ -119,7 +119,7 @@ impl Tcp {
 
     /// A peer has connected to a published port.
     pub(super) fn accepted(&mut self, net: &mut Net, socket: OwnedFd, peer: SocketAddr, guest: SocketAddr) {
-        let mut key = Key { guest, remote: net.config.seen_as(peer) };
+        let mut key = Key { guest, remote: net.config.seen_as(peer, guest.ip()) };
         // Two peers may look the same to the guest: the second gets another port.
         let mut attempt = 0_u16;
         while self.table.find(&key).is_some() {

@@ -198,7 +198,7 @@ impl Datagrams {
         guest: SocketAddr,
         payload: &[u8],
     ) {
-        let mut key = Key { protocol: Protocol::Udp, guest, remote: net.config.seen_as(peer) };
+        let mut key = Key { protocol: Protocol::Udp, guest, remote: net.config.seen_as(peer, guest.ip()) };
         // Two peers may look the same to the guest: the second gets another port.
         for attempt in 0..16_u16 {
             match self.table.find(&key).and_then(|index| Some((index, self.table.get(index)?))) {

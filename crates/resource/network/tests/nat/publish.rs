@@ -1,7 +1,7 @@
 //! Ports of the host that lead to the guest.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpEndpoint;
 
 use crate::datagrams::{receive, udp_socket};
-use crate::peer::{GATEWAY, Guest, Options, pattern};
+use crate::peer::{GATEWAY, GATEWAY6, GUEST, GUEST6, Guest, Options, pattern};
 
 fn publishing(publish: &str) -> Guest {
     let config = Config { publish: vec![publish.parse().unwrap()], ..Config::default() };
@@ -77,6 +77,72 @@ fn datagrams_of_several_peers_keep_apart() {
         assert_eq!(peer.recv_from(&mut answer).unwrap(), (1, address));
         assert_eq!(answer[0], number as u8 + 100);
     }
+}
+
+/// Connects from the host, has the guest answer, and gives the addresses that the guest sees: its own, and the peer's.
+fn visit(guest: &mut Guest, from: SocketAddr, port: u16) -> (IpAddr, IpAddr) {
+    let handle = guest.tcp_socket(65_535);
+    guest.tcp(handle).listen(port).unwrap();
+    let client = thread::spawn(move || {
+        let mut stream = TcpStream::connect(from).unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        answer
+    });
+    guest.until("a connection", |guest| guest.tcp(handle).may_send().then_some(()));
+    let socket = guest.tcp(handle);
+    socket.send_slice(b"hello").unwrap();
+    let ends = [socket.local_endpoint().unwrap(), socket.remote_endpoint().unwrap()];
+    guest.until("the answer", |_| client.is_finished().then_some(()));
+    assert_eq!(client.join().unwrap(), *b"hello");
+    guest.tcp(handle).abort();
+    guest.poll();
+    let [own, peer] = ends.map(|end| IpAddr::from(end.addr));
+    (own, peer)
+}
+
+#[test]
+fn peers_of_both_families_reach_the_guests_server() {
+    let mut guest = publishing("0:80");
+    let port = guest.nat.as_ref().unwrap().published()[0].port();
+    for from in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let seen = visit(&mut guest, SocketAddr::new(from, port), 80);
+        assert_eq!(seen, (GUEST.into(), GATEWAY.into()), "{from}");
+    }
+}
+
+#[test]
+fn a_port_leads_to_the_guests_own_ipv6_address_once_that_is_known() {
+    let mut guest = publishing("0:80/tcp6");
+    let port = guest.nat.as_ref().unwrap().published()[0].port();
+    let mut early = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+    early.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert!(!matches!(early.read(&mut [0; 1]), Ok(1)), "nobody is there");
+    // The guest says where it is by saying anything.
+    let closed = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap().port();
+    assert!(guest.connect(GATEWAY6, closed).is_none());
+    for from in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)] {
+        let seen = visit(&mut guest, SocketAddr::new(from, port), 80);
+        assert_eq!(seen, (GUEST6.into(), GATEWAY6.into()), "{from}");
+    }
+}
+
+#[test]
+fn datagrams_reach_the_guests_ipv6_address_and_come_back() {
+    let mut guest = publishing("[::1]:0:53/udp6");
+    let address = guest.nat.as_ref().unwrap().published()[0];
+    let handle = udp_socket(&mut guest, 53);
+    crate::datagrams::send(&mut guest, handle, (GATEWAY6.into(), 9), b"here I am");
+    guest.run(Duration::from_millis(20));
+    let peer = UdpSocket::bind("[::1]:0").unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    peer.send_to(b"question", address).unwrap();
+    let (data, from) = receive(&mut guest, handle);
+    assert_eq!((&data[..], IpAddr::from(from.addr)), (&b"question"[..], GATEWAY6.into()));
+    crate::datagrams::send(&mut guest, handle, (from.addr.into(), from.port), b"answer");
+    guest.run(Duration::from_millis(20));
+    let mut answer = [0; 10];
+    assert_eq!(peer.recv_from(&mut answer).unwrap(), (6, address));
 }
 
 #[test]
