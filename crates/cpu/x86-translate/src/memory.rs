@@ -3,7 +3,7 @@
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// A mapping of the host's, given back when dropped.
 #[derive(Debug)]
@@ -41,6 +41,25 @@ impl Drop for Mapping {
         // SAFETY: the mapping was made by this type, and whoever used it is gone with the value. A failure would
         // leave it mapped, which harms nobody.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Makes memory all zeros, and gives as much of it as can be back to the host until it is touched again.
+///
+/// # Safety
+/// It must be valid for writes and part of a mapping that [`Mapping::zeroed`] made, and zeros must be good for whatever it is.
+pub(crate) unsafe fn zero(start: NonNull<u8>, len: usize) {
+    const PAGE: usize = 4096;
+    let before = start.as_ptr().align_offset(PAGE).min(len);
+    let whole = (len - before) / PAGE * PAGE;
+    // SAFETY: the caller's; these are the parts in front of whole pages, of whole pages, and behind them.
+    unsafe {
+        start.write_bytes(0, before);
+        let pages = start.add(before);
+        if madvise(pages.as_ptr().cast(), whole, Advice::LinuxDontNeed).is_err() {
+            pages.write_bytes(0, whole);
+        }
+        pages.add(whole).write_bytes(0, len - before - whole);
     }
 }
 

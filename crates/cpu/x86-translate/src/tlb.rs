@@ -12,9 +12,11 @@
 //! [`GuestRam::lend`]: posada_memory::GuestRam::lend
 
 use std::mem::offset_of;
+use std::ptr::NonNull;
 
 use crate::context::Context;
 use crate::filled::Filled;
+use crate::memory;
 
 /// Entries: bits 31:12 of an address are its index.
 pub(crate) const ENTRIES: usize = 1 << 20;
@@ -60,9 +62,17 @@ fn index(linear: u64) -> usize {
     (linear >> 12) as usize % ENTRIES
 }
 
+/// Neighbours among a table's entries whose parts take a page of the host's memory each.
+const NEIGHBOURS: usize = 512;
+/// How many groups of neighbours may be in use, in all tables: 16 MiB.
+const MOST_GROUPS: usize = 1024;
+
 /// The tables' account.
 pub(crate) struct Tlb {
     filled: [Filled; 3],
+    /// Groups of neighbours that are in use, and how many these are.
+    groups: [[bool; ENTRIES / NEIGHBOURS]; 3],
+    used_groups: usize,
     /// Entries that may be for writes.
     written: [Vec<u32>; 3],
 }
@@ -74,7 +84,12 @@ impl Tlb {
             tables.forget(0);
         }
         context.forget_stacks();
-        Self { filled: std::array::from_fn(|_| Filled::new(ENTRIES)), written: Default::default() }
+        Self {
+            filled: std::array::from_fn(|_| Filled::new(ENTRIES)),
+            groups: [[false; _]; 3],
+            used_groups: 0,
+            written: Default::default(),
+        }
     }
 
     /// Remembers that `linear`'s page is at `host`.
@@ -87,6 +102,13 @@ impl Tlb {
         global: bool,
     ) {
         let (n, page) = (index(linear), linear & !PAGE_MASK);
+        if !std::mem::replace(&mut self.groups[usize::from(view)][n / NEIGHBOURS], true) {
+            self.used_groups += 1;
+            if self.used_groups > MOST_GROUPS {
+                self.give_back(context);
+                return self.insert(context, (view, write), linear, host, global);
+            }
+        }
         let tables = &mut context.tlb[usize::from(view)];
         let before = tables.is_used(n);
         if tables.read[n] != page || tables.host[n] != host {
@@ -128,6 +150,19 @@ impl Tlb {
         }
     }
 
+    /// Forgets everything, and gives the tables' memory back to the host.
+    fn give_back(&mut self, context: &mut Context) {
+        self.clear(context, true);
+        self.groups = [[false; _]; 3];
+        self.used_groups = 0;
+        let tables = NonNull::from(&mut context.tlb);
+        // SAFETY: the context is in such a mapping, and nobody but us has it; each part is made of numbers.
+        unsafe { memory::zero(tables.cast(), size_of_val(&context.tlb)) };
+        for tables in &mut context.tlb {
+            tables.forget(0);
+        }
+    }
+
     /// Forgets where writes go.
     pub(crate) fn clear_writes(&mut self, context: &mut Context) {
         context.forget_stacks();
@@ -163,3 +198,7 @@ impl Tlb {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tlb_test.rs"]
+mod tests;
