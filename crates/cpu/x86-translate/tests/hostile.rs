@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use pair::{ALIAS, CODE, CONSTANTS, DATA, DEVICE, KERNEL, Level, PAGE, Pair, STACK, Side, Verdict};
+use pair::{ALIAS, CODE, CONSTANTS, DATA, DEVICE, HANDLERS, KERNEL, Level, PAGE, Pair, STACK, Side, Verdict};
 use posada_vcpu::x86::{State, gpr, rflags};
 use posada_vcpu::{Attention, Exit, Interrupts};
 
@@ -271,6 +271,52 @@ fn a_kernel_that_maps_another_page_under_its_code() {
     }
     let end = same(&mut pair, &state);
     assert_eq!((end.gpr[gpr::RSI], end.gpr[gpr::RDI]), (25, 25));
+}
+
+#[test]
+fn pages_of_a_program_that_take_turns_while_its_kernel_runs() {
+    const CALL: u32 = 0x80;
+    const SERVICE: u64 = 0x7000;
+    let target = CODE.linear + 2 * PAGE;
+    let (mut pair, state) = guest(Level::User, |a| {
+        a.mov(rdx, target)?;
+        a.mov(ecx, 60)?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.call(target)?;
+        a.call(rdx)?;
+        a.int(CALL)?;
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.int3()
+    });
+    let handler = HANDLERS + u64::from(CALL) * 16;
+    pair.put(handler, &assemble(KERNEL + handler, |a| a.jmp(KERNEL + SERVICE)));
+    // Every other time all addresses are forgotten, and nothing has changed.
+    let service = assemble(KERNEL + SERVICE, |a| {
+        let mut stay = a.create_label();
+        a.mov(rbx, KERNEL + Pair::page_entry(target))?;
+        a.test(cl, 1)?;
+        a.je(stay)?;
+        a.xor(qword_ptr(rbx), (CODE.physical + 2 * PAGE) as i32 ^ (CODE.physical + 3 * PAGE) as i32)?;
+        a.set_label(&mut stay)?;
+        a.mov(rax, cr3)?;
+        a.mov(cr3, rax)?;
+        a.iretq()
+    });
+    pair.put(SERVICE, &service);
+    for (page, register) in [(2, esi), (3, edi)] {
+        let at = CODE.linear + page * PAGE;
+        pair.put_code(
+            at,
+            &assemble(at, |a| {
+                a.inc(register)?;
+                a.ret()
+            }),
+        );
+    }
+    let end = same(&mut pair, &state);
+    assert_eq!((end.gpr[gpr::RSI], end.gpr[gpr::RDI]), (60, 60));
 }
 
 /// Addresses of which nothing good comes.
