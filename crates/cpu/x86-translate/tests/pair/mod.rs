@@ -201,6 +201,12 @@ impl Pair {
         self.put(at, bytes);
     }
 
+    /// What [`CODE`] holds after a run, in the interpreter's memory.
+    pub fn code_at_end(&self) -> Vec<u8> {
+        let start = CODE.physical as usize;
+        self.sides[0].memory()[start..start + (CODE.pages * PAGE) as usize].to_vec()
+    }
+
     /// Nothing but breakpoints.
     pub fn clear_code(&mut self) {
         self.put(CODE.physical, &[0xcc; (CODE.pages * PAGE) as usize]);
