@@ -70,10 +70,10 @@ pub(crate) struct CodeCache {
 /// Where a block's code is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Code {
-    /// For jumps with the flags in memory: see [`SAVED_ENTRY`].
-    pub(crate) saved: usize,
-    /// For jumps with the flags in the host's.
-    pub(crate) body: usize,
+    /// From the first byte of all code.
+    place: u32,
+    /// From there, where jumps lead that have the flags in the host's.
+    body: u8,
     /// See [`crate::block::Written`].
     pub(crate) wants_vectors: bool,
     /// The page that it is made from, or zero if it depends on more.
@@ -153,6 +153,11 @@ impl CodeCache {
         self.memory.start() + place as usize
     }
 
+    /// Where jumps to code lead with the flags in memory: see [`SAVED_ENTRY`].
+    pub(crate) fn saved(&self, code: Code) -> usize {
+        self.address(code.place) + SAVED_ENTRY
+    }
+
     fn key(at: usize, mode: Mode) -> u64 {
         (at as u64) << Mode::BITS | mode.key()
     }
@@ -222,16 +227,15 @@ impl CodeCache {
     ) -> usize {
         let key = u64::from(number) | REST;
         if let Some(code) = self.blocks.get(&key) {
-            return code.saved;
+            return self.address(code.place);
         }
         let mut bytes = [0; BLOCK_BYTES];
         self.prepare(&[at], key, ram, stats);
         let bytes = load_block(ram, at, &mut bytes);
         let written = self.writer(mode, at, decoding).write_rest(bytes, decoding.options, stub.flags);
         let code = self.keep(key, mode, written, stats);
-        let code = Code { saved: code.saved - SAVED_ENTRY, ..code };
         self.blocks.insert(key, code);
-        code.saved
+        self.address(code.place)
     }
 
     /// Whether the instruction at `at` of RAM goes on in the next page.
@@ -336,8 +340,8 @@ impl CodeCache {
         self.most_links = self.most_links.max(self.links);
         self.recoveries.extend(written.recoveries);
         Code {
-            saved: place + SAVED_ENTRY,
-            body: place + written.body,
+            place: (place - self.memory.start()) as u32,
+            body: written.body as u8,
             wants_vectors: written.wants_vectors,
             page: 0,
             instructions: written.instructions as u8,
@@ -354,7 +358,8 @@ impl CodeCache {
         }
         let decoding = Decoding { options: 0, features: &|_| false };
         let written = self.writer(mode, start as usize, &decoding).write_way_out();
-        let place = self.put(mode, written).saved;
+        let code = self.put(mode, written);
+        let place = self.saved(code);
         self.ways_out.insert(key, place);
         place
     }
@@ -376,7 +381,11 @@ impl CodeCache {
     /// Lets the jump of a stub lead to code.
     pub(crate) fn tie(&mut self, number: u32, code: Code) {
         if let Some(Stub { flags, kind: stub::Kind::Tie { hole }, .. }) = self.stub(number) {
-            let code = if flags.are_saved() { code.saved } else { code.body };
+            let code = if flags.are_saved() {
+                self.saved(code)
+            } else {
+                self.address(code.place) + usize::from(code.body)
+            };
             self.lead(hole, code);
         }
     }
@@ -408,7 +417,7 @@ impl CodeCache {
 
     /// A block's place and bytes.
     pub(crate) fn bytes(&self, code: Code) -> (usize, Vec<u8>) {
-        let place = code.saved - SAVED_ENTRY;
+        let place = self.address(code.place);
         (place, self.memory.copy(place, code.len as usize))
     }
 

@@ -22,10 +22,16 @@ use crate::filled::Filled;
 
 /// One for each view without vectors, and one for each with them.
 pub(crate) const TABLES: usize = 6;
-/// Bits of an index.
+/// Bits of an index, at most.
 pub(crate) const BITS: u8 = 18;
 /// Entries in each table.
 const ENTRIES: usize = 1 << BITS;
+
+/// Bits of an index into one table. A kernel jumps to less than all programs together, and a table takes memory.
+pub(crate) const fn bits(table: usize) -> u8 {
+    if table == NOTED_TABLE { BITS } else { 16 }
+}
+
 /// The low half of an address, multiplied by this: the upper bits of the low half of that are its index. 2^32 by the golden ratio.
 pub(crate) const FACTOR: u32 = 0x9e37_79b1;
 
@@ -112,9 +118,14 @@ pub(crate) fn epoch(view: u8) -> usize {
     usize::from(view != View::User as u8)
 }
 
+/// Where an address is in a table, or a key among what is known.
+fn hash(value: u64, bits: u8) -> usize {
+    ((value as u32).wrapping_mul(FACTOR) >> (32 - bits)) as usize
+}
+
 /// Where an address is in a table.
-pub(crate) fn index(linear: u64) -> usize {
-    ((linear as u32).wrapping_mul(FACTOR) >> (32 - BITS)) as usize
+pub(crate) fn index(linear: u64, table: usize) -> usize {
+    hash(linear, bits(table))
 }
 
 /// An address that is not of this index. Zero is one, except for the first entry.
@@ -131,7 +142,7 @@ fn begin_epoch(context: &mut Context, n: usize) {
     if context.epochs[n] == 0 {
         // None of those that come now may be one that a link is of.
         forget_numbers(context, LINKS);
-        for page in context.code_pages[n].iter_mut() {
+        for page in &mut context.code_pages[n] {
             page.epoch = 0;
         }
         context.epochs[n] = 1;
@@ -177,7 +188,7 @@ impl Jumps {
         host: u64,
         global: bool,
     ) {
-        let n = index(linear);
+        let n = index(linear, table);
         let entry = &mut context.jumps[table][n];
         let before = entry.linear != never(n);
         *entry = Entry { linear, host };
@@ -195,7 +206,7 @@ impl Jumps {
         let number = (linear >> 12) as usize % context.code_pages[n].len();
         context.code_pages[n][number] = CodePage { linear: linear & !0xfff, epoch, page };
         let key = key(page, mode, linear);
-        context.known[index(key)] = Known { key, host };
+        context.known[hash(key, BITS)] = Known { key, host };
     }
 
     /// Takes note of what translated code has put into a table.
@@ -203,7 +214,9 @@ impl Jumps {
         let count = std::mem::take(&mut context.noted.count) as usize;
         let filled = &mut self.filled[NOTED_TABLE];
         let entries = &context.noted.entries[..count.min(MOST_NOTED)];
-        entries.iter().for_each(|entry| filled.add((entry >> ENTRY_SHIFT) as usize));
+        for entry in entries {
+            filled.add((entry >> ENTRY_SHIFT) as usize);
+        }
         if filled.is_too_much() {
             self.clear(context, true);
         }

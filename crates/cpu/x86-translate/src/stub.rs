@@ -292,7 +292,7 @@ pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     asm.store_context(offset::FOUND, R10);
     // The table of jumps comes to have it, and a note says so.
     asm.with_context(Op::Load, R10, offset::WANTED);
-    asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
+    asm.hash_to_r11(jumps::FACTOR, jumps::bits(mode.jumps()));
     asm.with_context_32(Op::Load, R10, count);
     asm.with_value(Op::Cmp, false, R10, jumps::MOST_NOTED as i32);
     let full = asm.jump_if(Condition::NOT_BELOW);

@@ -343,7 +343,7 @@ impl Machine {
         let rip = self.interpreter.rip();
         let mut mode = self.mode(view, tie.is_some() && self.mode.vectors);
         self.prepare_jumps(context, mode);
-        let known = context.jumps[mode.jumps()][jumps::index(rip)];
+        let known = context.jumps[mode.jumps()][jumps::index(rip, mode.jumps())];
         if tie.is_none() && known.linear == rip {
             self.mode = mode;
             self.hand_over(context, rip, mode);
@@ -380,7 +380,7 @@ impl Machine {
             _ => self.remember_jump(context, mode, rip, code, found.crossing),
         }
         self.hand_over(context, rip, mode);
-        Next::Code(code.saved, mode)
+        Next::Code(self.cache.saved(code), mode)
     }
 
     /// Forgets jumps to code that is for something else than code is now to be made for.
@@ -460,7 +460,7 @@ impl Machine {
 
     /// Where jumps to `linear`, whose code is known, are to lead.
     fn target(&mut self, linear: u64, code: Code, mode: Mode) -> usize {
-        if self.linked { code.saved } else { self.cache.way_out(linear, mode) }
+        if self.linked { self.cache.saved(code) } else { self.cache.way_out(linear, mode) }
     }
 
     /// Lets the table of jumps know the code for a linear address, and tells the page that it is in: see [`Code::page`]. `None`
@@ -747,7 +747,7 @@ impl Machine {
                 self.stats.link_misses += 1;
                 let linear = context.code_base.wrapping_add(i64::from(distance) as u64);
                 if let Some(page) = self.find_jump(context, linear, mode) {
-                    let code = context.jumps[mode.jumps()][jumps::index(linear)].host as usize;
+                    let code = context.jumps[mode.jumps()][jumps::index(linear, mode.jumps())].host as usize;
                     self.cache.lead(hole, if saved { code } else { code - SAVED_ENTRY });
                     Jumps::link(context, link, mode.view, page, distance);
                     return again(self, retry);

@@ -23,7 +23,9 @@ use crate::spread::Spread;
 /// Blocks in the table; a power of two.
 const BLOCKS: usize = 1 << 15;
 /// Operations kept, about 12 MiB.
-const OPS: usize = 300_000;
+pub(crate) const OPS: usize = 300_000;
+/// The same for one who carries out only what somebody else leaves, about 2 MiB.
+pub(crate) const FEW_OPS: usize = 50_000;
 /// Operations in a block at most, each of one instruction or two, so that interrupts are looked at often enough.
 const BLOCK_OPS: usize = 32;
 
@@ -55,15 +57,19 @@ pub(crate) struct CodeCache {
     /// All blocks, by their keys.
     known: HashMap<u64, Block, BuildHasherDefault<Spread>>,
     pub ops: Vec<Op>,
+    /// Operations kept, at most.
+    most: usize,
 }
 
 impl CodeCache {
-    pub(crate) fn new() -> Self {
+    /// For so many operations.
+    pub(crate) fn new(most: usize) -> Self {
         let blocks = vec![NO_BLOCK; BLOCKS].into_boxed_slice();
         Self {
             blocks: blocks.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
             known: HashMap::default(),
-            ops: Vec::with_capacity(OPS),
+            ops: Vec::with_capacity(most),
+            most,
         }
     }
 
@@ -103,7 +109,7 @@ impl CodeCache {
             self.blocks[Self::slot(at)] = *block;
             return Some(block.range());
         }
-        if self.ops.len() + BLOCK_OPS > OPS {
+        if self.ops.len() + BLOCK_OPS > self.most {
             self.ops.clear();
             self.known.clear();
             self.blocks.fill(NO_BLOCK);

@@ -3,7 +3,7 @@
 use posada_vcpu::x86::{Running, State, rflags};
 use posada_vcpu::{Connections, Error, Event, Exit, Vcpu};
 
-use crate::cache::CodeCache;
+use crate::cache::{self, CodeCache};
 use crate::core::{Core, segment};
 use crate::decode::{Decoded, LONGEST, decode};
 use crate::mmu::{Access, PAGE_MASK, Place};
@@ -28,14 +28,14 @@ impl Interpreter {
                 model.name()
             )));
         }
-        Ok(Self { core: Core::new(connections, model), cache: CodeCache::new() })
+        Ok(Self { core: Core::new(connections, model), cache: CodeCache::new(cache::OPS) })
     }
 
     /// The same, for any model: the instructions that only a host's processor can carry out are given to `native`.
     pub fn with_native(connections: Connections, model: Model, native: Box<dyn Native>) -> Self {
         let mut core = Core::new(connections, model);
         core.native = Some(native);
-        Self { core, cache: CodeCache::new() }
+        Self { core, cache: CodeCache::new(cache::FEW_OPS) }
     }
 
     /// Takes random numbers (`rdrand`, `rdseed`) from here, instead of the host's own generator.

@@ -11,6 +11,7 @@ use crate::registers;
 use crate::stub::Kind;
 
 /// See [`Writer::check_link`].
+#[derive(Clone, Copy)]
 struct CheckedLink {
     /// The index of its stub, and the address.
     stub: usize,
@@ -148,7 +149,7 @@ impl Writer<'_> {
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
-        self.asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
+        self.asm.hash_to_r11(jumps::FACTOR, jumps::bits(self.mode.jumps()));
         self.asm.with_table(Op::Cmp, R10, 0, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });

@@ -81,6 +81,7 @@ impl Mode {
 pub(crate) const SAVED_ENTRY: usize = 15;
 
 /// Where a block's code will be: addresses of all code, of the block's, and of its stubs; and the number of its first link.
+#[derive(Clone, Copy)]
 pub(crate) struct Places {
     pub(crate) memory: usize,
     pub(crate) host: usize,
