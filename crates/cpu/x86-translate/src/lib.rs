@@ -28,17 +28,20 @@
 //!    with the tag of a TLB entry. The comparison fails unless all bytes lie in the tagged page: an access at the page's
 //!    end, a non-canonical address and an address of the monitor's own are all just different from the tag. The
 //!    members of a group use one register that keeps its value (or whose moves are counted), and lie between the
-//!    ends that were checked. The host's instruction has no segment, so what is checked is what is accessed.
+//!    ends that were checked. The host's instruction has no segment, so what is checked is what is accessed. The only
+//!    other memory operands are a guest register's own place in the context, in the stead of that register
+//!    (`Plan::leave_in_memory`): of its size, and not for instructions that reach beyond it.
 //! 4. **The TLB holds pages of RAM alone** (`Machine::know_page`, [`posada_memory::GuestRam::host_address`]). Each entry
 //!    comes from the interpreter's walk of the page tables, for the view in force, and a page of RAM is whole or not
 //!    there. An entry for writes is not made for a page that holds translated code, and is dropped when it comes to
 //!    hold some: so stores to code are the interpreter's, and seen.
 //! 5. **Jumps lead to code of this cache alone.** Within a page by ties, which the dispatcher patches; elsewhere by a
 //!    table of linear addresses that the dispatcher fills, of the very mode (view, vectors, x87) that runs; a guest's
-//!    return address or function pointer is only ever compared with it. When code is forgotten, so is every way to
-//!    it, while no translated code runs.
+//!    return address or function pointer is only ever compared with it. What translated code adds to that table by
+//!    itself comes from tables that the dispatcher fills, too (`jumps`). A link is followed only in an epoch in which its
+//!    page was seen to be where it leads. When code is forgotten, so is every way to it, while no translated code runs.
 //! 6. **The stack pointer of the host is never the guest's** (`registers`): that is in `r15`. While translated code runs
-//!    `rsp` is the context's address and nothing else, with room below for calls of the translator's own and for signals;
+//!    `rsp` is one address below the context and nothing else, with room below that for calls of the translator's own and for signals;
 //!    the routines of `entry` go back to the host's stack. Pushes, pops, calls and returns are memory operands like
 //!    any other; the page that the stack was in last (`context::StackPage`) is known by a tag as those of the TLB are,
 //!    and forgotten whenever anything of the TLB is.
