@@ -138,7 +138,7 @@ pub(crate) struct Run {
     pub cpu: String,
 
     /// Who carries out the guest's instructions: translate (on the host's processor, rewritten), interpret (one
-    /// by one), or lockstep (both, compared after each block; slow)
+    /// by one), or lockstep (both, compared after each block; slow, and without disks and network)
     #[arg(long, value_name = "ENGINE", default_value_t, value_parser = Engine::from_str)]
     pub engine: Engine,
 

@@ -272,6 +272,19 @@ pub(crate) fn vsock_path(arguments: &Run, entry: Option<&Entry>) -> Result<Optio
     }
 }
 
+/// Refuses what [`plug`] would plug in, for an engine that cannot repeat what devices write to memory by themselves;
+/// `has_system`: the guest's own disk is there.
+pub(crate) fn refuse(arguments: &Run, has_system: bool) -> Result<()> {
+    let others = arguments.disk.len() + arguments.cdrom.len() + arguments.share.len();
+    if has_system || others > 0 || arguments.vsock.is_some() || arguments.balloon.0 > 0 {
+        bail!(
+            "the engine \"lockstep\" cannot repeat what devices write to memory by themselves: run without disks, discs, \
+             shared folders, sockets and balloon, or with the engine \"translate\""
+        );
+    }
+    Ok(())
+}
+
 /// Plugs in what the command line asks for, and what others need who reach the guest by its name.
 pub(crate) fn plug(
     mut builder: PcBuilder,

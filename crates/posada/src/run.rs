@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use posada_image::session::{PortWriter, Relay, Session, Streams};
-use posada_pc::{Handle, OnReset, OnTripleFault, Outcome, Pc, PcBuilder, Port};
+use posada_pc::{Engine, Handle, OnReset, OnTripleFault, Outcome, Pc, PcBuilder, Port};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -69,7 +69,13 @@ fn run_guest(arguments: &Run, supervisor: Option<&mut Supervisor>, closed: &mut 
         builder = builder.disk(disk, "posada");
     }
     let entry = supervisor.as_ref().map(|supervisor| &supervisor.entry);
-    builder = devices::plug(builder, arguments, entry, &mut beside)?;
+    builder = if arguments.engine == Engine::Lockstep {
+        // A network card and entropy are not there either.
+        devices::refuse(arguments, has_system)?;
+        builder
+    } else {
+        devices::plug(builder, arguments, entry, &mut beside)?
+    };
 
     // The relay needs the machine's handle, and the machine the relay's writer.
     let late: Arc<Mutex<Option<Handle>>> = Arc::default();

@@ -19,6 +19,17 @@ fn lockstep_takes_one_processor() {
 }
 
 #[test]
+fn lockstep_takes_no_devices_that_write_to_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk.raw");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let disk = disk.to_str().unwrap();
+    let output = run(["run", "debian", "--engine", "lockstep", "--disk", disk, "--", "true"], b"");
+    let told = told(&output);
+    assert!(told.contains("cannot repeat what devices write to memory"), "{told}");
+}
+
+#[test]
 fn a_small_code_cache_is_emptied_again_and_again_and_the_guest_goes_on() {
     let output = run(["run", "debian", "--code-cache", "8M", "--stats", "--", "echo", "there"], b"");
     let told = told(&output);

@@ -10,8 +10,8 @@
 //!
 //! So what is shown is that each state in which the translator leaves a block is one that the interpreter goes
 //! through, in the same order. Not seen: jumps that lead from block to block without leaving, because each block is
-//! left ([`Machine::linked`](crate::translator::Machine)); and writes by devices to memory, of which there are none.
-//! Pages are compared when they are known to have been written; now and then, all of memory is.
+//! left ([`Machine::linked`](crate::translator::Machine)); and writes by devices to memory, of which there may
+//! be none: nobody knows between which instructions they come. Pages are compared when they are known to have been written; now and then, all of memory is.
 #![forbid(unsafe_code)]
 
 mod journal;
