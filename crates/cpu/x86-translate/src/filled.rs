@@ -24,10 +24,10 @@ impl Filled {
         is_set(&self.global, n)
     }
 
-    /// Entry `n` is in use now; `before`: it was. False: too much to keep account of, everything must be forgotten.
-    pub(crate) fn note(&mut self, n: usize, before: bool, global: bool) -> bool {
+    /// Entry `n` is in use now; `before`: it was.
+    pub(crate) fn note(&mut self, n: usize, before: bool, global: bool) {
         if before && self.is_global(n) == global {
-            return true;
+            return;
         }
         let bit = 1 << (n % 64);
         if global {
@@ -35,9 +35,7 @@ impl Filled {
         } else {
             self.global[n / 64] &= !bit;
         }
-        let list = &mut self.lists[usize::from(global)];
-        list.push(n as u32);
-        !self.is_too_much()
+        self.lists[usize::from(global)].push(n as u32);
     }
 
     /// Whether there is too much to keep account of: then everything must be forgotten.

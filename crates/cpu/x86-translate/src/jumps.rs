@@ -188,15 +188,16 @@ impl Jumps {
         host: u64,
         global: bool,
     ) {
+        if self.filled[table].is_too_much() {
+            self.clear(context, true);
+        }
         let n = index(linear, table);
         let entry = &mut context.jumps[table][n];
         let before = entry.linear != never(n);
         *entry = Entry { linear, host };
         self.pages.insert(linear >> 12);
         self.supervisors_own |= !global && table_of_supervisors(table);
-        if !self.filled[table].note(n, before, global) {
-            self.clear(context, true);
-        }
+        self.filled[table].note(n, before, global);
     }
 
     /// Remembers the code for `linear` by its page, which has this number.
@@ -212,13 +213,8 @@ impl Jumps {
     /// Takes note of what translated code has put into a table.
     pub(crate) fn take_note(&mut self, context: &mut Context) {
         let count = std::mem::take(&mut context.noted.count) as usize;
-        let filled = &mut self.filled[NOTED_TABLE];
-        let entries = &context.noted.entries[..count.min(MOST_NOTED)];
-        for entry in entries {
-            filled.add((entry >> ENTRY_SHIFT) as usize);
-        }
-        if filled.is_too_much() {
-            self.clear(context, true);
+        for entry in &context.noted.entries[..count.min(MOST_NOTED)] {
+            self.filled[NOTED_TABLE].add((entry >> ENTRY_SHIFT) as usize);
         }
     }
 
@@ -260,3 +256,7 @@ impl Jumps {
         self.pages.contains(&(linear >> 12))
     }
 }
+
+#[cfg(test)]
+#[path = "jumps_test.rs"]
+mod tests;

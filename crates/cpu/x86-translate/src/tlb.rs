@@ -109,6 +109,10 @@ impl Tlb {
                 return self.insert(context, (view, write), linear, host, global);
             }
         }
+        let written = &self.written[usize::from(view)];
+        if self.filled[usize::from(view)].is_too_much() || written.len() > 2 * ENTRIES {
+            self.clear(context, true);
+        }
         let tables = &mut context.tlb[usize::from(view)];
         let before = tables.is_used(n);
         if tables.read[n] != page || tables.host[n] != host {
@@ -120,12 +124,9 @@ impl Tlb {
             tables.write[n] = page;
             written.push(n as u32);
         }
-        let too_much = written.len() > 2 * ENTRIES;
         tables.delta[n] = host.wrapping_sub(page);
         tables.host[n] = host;
-        if !self.filled[usize::from(view)].note(n, before, global) || too_much {
-            self.clear(context, true);
-        }
+        self.filled[usize::from(view)].note(n, before, global);
     }
 
     /// Remembers `linear`'s page as that of the view's stack, if it is known, for writes if need be; whether it is.

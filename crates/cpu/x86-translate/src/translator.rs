@@ -448,11 +448,12 @@ impl Machine {
         let target = self.target(linear, code, mode);
         let mut global = self.interpreter.is_global(linear);
         if crossing {
-            let next = next_page(linear);
-            global &= self.interpreter.is_global(next);
-            self.jumps.add_page(next);
+            global &= self.interpreter.is_global(next_page(linear));
         }
         self.jumps.insert(context, mode.jumps(), linear, target as u64, global);
+        if crossing {
+            self.jumps.add_page(next_page(linear));
+        }
         if self.linked && code.page != 0 {
             Jumps::know(context, mode, linear, target as u64, code.page);
         }
