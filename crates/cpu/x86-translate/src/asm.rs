@@ -8,6 +8,8 @@ use crate::context::BELOW;
 use crate::context::register::{R10, R11};
 use crate::jumps::Link;
 
+/// `mov r/m, reg`.
+const STORE: u8 = 0x89;
 /// The segment-override prefix for `gs`.
 const GS: u8 = 0x65;
 
@@ -136,7 +138,6 @@ impl Asm {
 
     /// `mov [context + offset], reg`, 64 bits.
     pub(crate) fn store_context(&mut self, offset: i32, reg: u8) {
-        const STORE: u8 = 0x89;
         self.rex(true, reg, 0, 0);
         self.byte(STORE);
         self.context(reg, offset);
@@ -144,22 +145,40 @@ impl Asm {
 
     /// `op reg, [context + (r11 << shift) + offset]`, 64 bits.
     pub(crate) fn with_table(&mut self, op: Op, reg: u8, shift: u8, offset: i32) {
-        self.rex(true, reg, R11, 0);
-        self.bytes(&[op as u8, 0x84 | (reg & 7) << 3, shift << 6 | (R11 & 7) << 3 | 4]);
-        self.int(offset + BELOW);
+        self.at_table(true, op as u8, reg, shift, offset);
     }
 
     /// `mov [context + r11 + offset], reg`, 64 bits.
     pub(crate) fn store_table(&mut self, reg: u8, offset: i32) {
-        self.rex(true, reg, R11, 0);
-        self.bytes(&[0x89, 0x84 | (reg & 7) << 3, (R11 & 7) << 3 | 4]);
+        self.at_table(true, STORE, reg, 0, offset);
+    }
+
+    /// `op reg, [context + r11 + offset]`, 32 bits.
+    pub(crate) fn with_table_32(&mut self, op: Op, reg: u8, offset: i32) {
+        self.at_table(false, op as u8, reg, 0, offset);
+    }
+
+    /// `mov [context + r11 + offset], reg`, 32 bits.
+    pub(crate) fn store_table_32(&mut self, reg: u8, offset: i32) {
+        self.at_table(false, STORE, reg, 0, offset);
+    }
+
+    /// `movsxd reg, dword ptr [context + r11 + offset]`.
+    pub(crate) fn load_extended(&mut self, reg: u8, offset: i32) {
+        const MOVSXD: u8 = 0x63;
+        self.at_table(true, MOVSXD, reg, 0, offset);
+    }
+
+    fn at_table(&mut self, wide: bool, opcode: u8, reg: u8, shift: u8, offset: i32) {
+        self.rex(wide, reg, R11, 0);
+        self.bytes(&[opcode, 0x84 | (reg & 7) << 3, shift << 6 | (R11 & 7) << 3 | 4]);
         self.int(offset + BELOW);
     }
 
     /// `mov [context + r10 * 4 + offset], r11d`.
     pub(crate) fn store_r11_in_list(&mut self, offset: i32) {
         self.rex(false, R11, R10, 0);
-        self.bytes(&[0x89, 0x84 | (R11 & 7) << 3, 2 << 6 | (R10 & 7) << 3 | 4]);
+        self.bytes(&[STORE, 0x84 | (R11 & 7) << 3, 2 << 6 | (R10 & 7) << 3 | 4]);
         self.int(offset + BELOW);
     }
 
@@ -171,31 +190,8 @@ impl Asm {
     /// `mov [context + offset], reg`, 32 bits.
     pub(crate) fn store_context_32(&mut self, offset: i32, reg: u8) {
         self.rex(false, reg, 0, 0);
-        self.byte(0x89);
+        self.byte(STORE);
         self.context(reg, offset);
-    }
-
-    /// `op reg, [context + r11 + offset]`, 32 bits.
-    pub(crate) fn with_table_32(&mut self, op: Op, reg: u8, offset: i32) {
-        self.at_table_32(op as u8, reg, offset);
-    }
-
-    /// `mov [context + r11 + offset], reg`, 32 bits.
-    pub(crate) fn store_table_32(&mut self, reg: u8, offset: i32) {
-        self.at_table_32(0x89, reg, offset);
-    }
-
-    fn at_table_32(&mut self, opcode: u8, reg: u8, offset: i32) {
-        self.rex(false, reg, R11, 0);
-        self.bytes(&[opcode, 0x84 | (reg & 7) << 3, (R11 & 7) << 3 | 4]);
-        self.int(offset + BELOW);
-    }
-
-    /// `movsxd reg, dword ptr [context + r11 + offset]`.
-    pub(crate) fn load_extended(&mut self, reg: u8, offset: i32) {
-        self.rex(true, reg, R11, 0);
-        self.bytes(&[0x63, 0x84 | (reg & 7) << 3, (R11 & 7) << 3 | 4]);
-        self.int(offset + BELOW);
     }
 
     /// `op reg, [context + offset]`, 32 bits.
@@ -224,13 +220,13 @@ impl Asm {
 
     /// `mov [r10 + index + displacement], reg`, 64 bits.
     pub(crate) fn store_place(&mut self, place: Place, reg: u8) {
-        self.at_place(true, 0x89, reg, place);
+        self.at_place(true, STORE, reg, place);
     }
 
     /// `mov [r10 + index + displacement], reg`, 16 bits.
     pub(crate) fn store_place_16(&mut self, place: Place, reg: u8) {
         self.byte(0x66);
-        self.at_place(false, 0x89, reg, place);
+        self.at_place(false, STORE, reg, place);
     }
 
     fn at_place(&mut self, wide: bool, opcode: u8, reg: u8, place: Place) {

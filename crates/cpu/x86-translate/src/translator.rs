@@ -377,7 +377,9 @@ impl Machine {
                 self.cache.tie(stub, code);
                 self.stats.ties += 1;
             }
-            _ => self.remember_jump(context, mode, rip, code, found.crossing),
+            _ => {
+                self.remember_jump(context, mode, rip, code, found.crossing);
+            }
         }
         self.hand_over(context, rip, mode);
         Next::Code(self.cache.saved(code), mode)
@@ -443,8 +445,16 @@ impl Machine {
         Some((code, FoundAs { alone: found == Found::NewAlone, crossing: second.is_some() }))
     }
 
-    /// Remembers where the code for `linear` is, which may be one instruction in two pages.
-    fn remember_jump(&mut self, context: &mut Context, mode: Mode, linear: u64, code: Code, crossing: bool) {
+    /// Remembers where the code for `linear` is, which may be one instruction in two pages. Returns the page by which it can be
+    /// found again, or zero.
+    fn remember_jump(
+        &mut self,
+        context: &mut Context,
+        mode: Mode,
+        linear: u64,
+        code: Code,
+        crossing: bool,
+    ) -> u32 {
         let target = self.target(linear, code, mode);
         let mut global = self.interpreter.is_global(linear);
         if crossing {
@@ -454,9 +464,11 @@ impl Machine {
         if crossing {
             self.jumps.add_page(next_page(linear));
         }
-        if self.linked && code.page != 0 {
-            Jumps::know(context, mode, linear, target as u64, code.page);
+        let page = if self.linked { code.page } else { 0 };
+        if page != 0 {
+            Jumps::know(context, mode, linear, target as u64, page);
         }
+        page
     }
 
     /// Where jumps to `linear`, whose code is known, are to lead.
@@ -489,10 +501,7 @@ impl Machine {
         match found {
             // That is for `next` to see to.
             Some((code, _)) if code.wants_vectors => None,
-            Some((code, found)) => {
-                self.remember_jump(context, mode, linear, code, found.crossing);
-                Some(if self.linked { code.page } else { 0 })
-            }
+            Some((code, found)) => Some(self.remember_jump(context, mode, linear, code, found.crossing)),
             None => None,
         }
     }
