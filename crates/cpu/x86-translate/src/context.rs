@@ -18,9 +18,9 @@ pub(crate) const BELOW: i32 = 20;
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
     pub(crate) const RSP: u8 = 4;
+    pub(crate) const R8: u8 = 8;
     pub(crate) const R10: u8 = 10;
     pub(crate) const R11: u8 = 11;
-    pub(crate) const R15: u8 = 15;
 }
 
 /// One virtual CPU's part that translated code reaches. Fields are found by their offsets ([`offset`]).
@@ -107,7 +107,7 @@ pub(crate) struct Context {
 }
 
 /// The guest's registers that have no host register.
-pub(crate) const SPILLED: [u8; 3] = [register::R10, register::R11, register::R15];
+pub(crate) const SPILLED: [u8; 3] = [register::R8, register::R10, register::R11];
 
 /// The page that the stack of a view was in last. For accesses through the stack pointer this takes the place of the TLB,
 /// as long as they stay there.

@@ -139,15 +139,15 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
         "mov rbx, gs:[{gpr} + 0x18]",
-        "mov r15, gs:[{gpr} + 0x20]",
+        "mov r8, gs:[{gpr} + 0x20]",
         "mov rbp, gs:[{gpr} + 0x28]",
         "mov rsi, gs:[{gpr} + 0x30]",
         "mov rdi, gs:[{gpr} + 0x38]",
-        "mov r8, gs:[{gpr} + 0x40]",
         "mov r9, gs:[{gpr} + 0x48]",
         "mov r12, gs:[{gpr} + 0x60]",
         "mov r13, gs:[{gpr} + 0x68]",
         "mov r14, gs:[{gpr} + 0x70]",
+        "mov r15, gs:[{gpr} + 0x78]",
         "mov rsp, gs:[{rsp}]",
         "jmp r11",
         rsp = const offset_of!(Context, rsp),
@@ -166,15 +166,15 @@ macro_rules! save_registers {
          mov gs:[{gpr} + 0x08], rcx
          mov gs:[{gpr} + 0x10], rdx
          mov gs:[{gpr} + 0x18], rbx
-         mov gs:[{gpr} + 0x20], r15
+         mov gs:[{gpr} + 0x20], r8
          mov gs:[{gpr} + 0x28], rbp
          mov gs:[{gpr} + 0x30], rsi
          mov gs:[{gpr} + 0x38], rdi
-         mov gs:[{gpr} + 0x40], r8
          mov gs:[{gpr} + 0x48], r9
          mov gs:[{gpr} + 0x60], r12
          mov gs:[{gpr} + 0x68], r13
-         mov gs:[{gpr} + 0x70], r14"
+         mov gs:[{gpr} + 0x70], r14
+         mov gs:[{gpr} + 0x78], r15"
     };
 }
 
@@ -220,7 +220,7 @@ unsafe extern "C" fn go_on() {
         "mov rdx, gs:[{gpr} + 0x10]",
         "mov rsi, gs:[{gpr} + 0x30]",
         "mov rdi, gs:[{gpr} + 0x38]",
-        "mov r8, gs:[{gpr} + 0x40]",
+        "mov r8, gs:[{gpr} + 0x20]",
         "mov r9, gs:[{gpr} + 0x48]",
         "mov rsp, gs:[{rsp}]",
         "jmp r11",
@@ -268,7 +268,7 @@ unsafe extern "C" fn stub() {
 }
 
 /// Called by translated code for [`crate::helpers`], with what to do in `r11d`. Returns the answer in `r11`; changes
-/// `r10` and the flags. The helper finds `rax`, `rcx`, `rdx`, `rsi`, `rdi`, `r8` and `r9` in the context,
+/// `r10` and the flags. The helper finds `rax`, `rcx`, `rdx`, `rsp`, `rsi`, `rdi` and `r9` in the context,
 /// and may change them there.
 #[unsafe(naked)]
 unsafe extern "C" fn help() {
@@ -278,7 +278,7 @@ unsafe extern "C" fn help() {
         "mov gs:[{gpr} + 0x10], rdx",
         "mov gs:[{gpr} + 0x30], rsi",
         "mov gs:[{gpr} + 0x38], rdi",
-        "mov gs:[{gpr} + 0x40], r8",
+        "mov gs:[{gpr} + 0x20], r8",
         "mov gs:[{gpr} + 0x48], r9",
         "pop r10",
         "mov gs:[{back}], r10",
@@ -294,7 +294,7 @@ unsafe extern "C" fn help() {
         "mov rdx, gs:[{gpr} + 0x10]",
         "mov rsi, gs:[{gpr} + 0x30]",
         "mov rdi, gs:[{gpr} + 0x38]",
-        "mov r8, gs:[{gpr} + 0x40]",
+        "mov r8, gs:[{gpr} + 0x20]",
         "mov r9, gs:[{gpr} + 0x48]",
         "jmp gs:[{back}]",
         gpr = const offset_of!(Context, gpr),

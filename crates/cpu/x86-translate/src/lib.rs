@@ -40,7 +40,7 @@
 //!    return address or function pointer is only ever compared with it. What translated code adds to that table by
 //!    itself comes from tables that the dispatcher fills, too (`jumps`). A link is followed only in an epoch in which its
 //!    page was seen to be where it leads. When code is forgotten, so is every way to it, while no translated code runs.
-//! 6. **The stack pointer of the host is never the guest's** (`registers`): that is in `r15`. While translated code runs
+//! 6. **The stack pointer of the host is never the guest's** (`registers`): that is in `r8`. While translated code runs
 //!    `rsp` is one address below the context and nothing else, with room below that for calls of the translator's own and
 //!    for signals; the routines of `entry` go back to the host's stack. Pushes, pops, calls and returns are memory operands like
 //!    any other; the page that the stack was in last (`context::StackPage`) is known by a tag as those of the TLB are,

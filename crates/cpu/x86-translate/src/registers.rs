@@ -1,18 +1,18 @@
 //! Which host register holds which guest register.
 //!
-//! Most are in the register of the same name. The host's `rsp` is the host's own stack, so the guest's is in `r15`;
-//! `r10` and `r11`, which compilers use least, are the translator's scratch. The guest's `r10`, `r11` and `r15`
-//! are in memory.
+//! Most are in the register of the same name. The host's `rsp` leads to the context, so the guest's is in `r8`; `r10` and
+//! `r11` are the translator's scratch. The guest's `r8`, `r10` and `r11` are in memory: compilers use these least, and hardly
+//! ever for what is used for long.
 
 use iced_x86::Register;
 
-use crate::context::register::{R10, R11, R15, RSP};
+use crate::context::register::{R8, R10, R11, RSP};
 
 /// The host's register of a guest's, or `None` if it is in memory.
 pub(crate) fn host(guest: u8) -> Option<u8> {
     match guest {
-        RSP => Some(R15),
-        R10 | R11 | R15 => None,
+        RSP => Some(R8),
+        R8 | R10 | R11 => None,
         _ => Some(guest),
     }
 }
