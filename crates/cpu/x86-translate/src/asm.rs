@@ -148,9 +148,9 @@ impl Asm {
         self.at_table(true, op as u8, reg, shift, offset);
     }
 
-    /// `mov [context + r11 + offset], reg`, 64 bits.
-    pub(crate) fn store_table(&mut self, reg: u8, offset: i32) {
-        self.at_table(true, STORE, reg, 0, offset);
+    /// `mov [context + (r11 << shift) + offset], reg`, 64 bits.
+    pub(crate) fn store_table(&mut self, reg: u8, shift: u8, offset: i32) {
+        self.at_table(true, STORE, reg, shift, offset);
     }
 
     /// `op reg, [context + r11 + offset]`, 32 bits.
@@ -299,6 +299,12 @@ impl Asm {
     /// `shrx r11d, r10d, esp`: bits 31:12 of `r10`, as the low bits of `rsp` are always 12; leaves the flags.
     pub(crate) fn page_to_r11(&mut self) {
         self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xda]);
+    }
+
+    /// `mov r11d, r10d; and r11d, mask`.
+    pub(crate) fn masked_to_r11(&mut self, mask: i32) {
+        self.bytes(&[0x45, 0x89, 0xd3]);
+        self.with_value(Op::And, false, R11, mask);
     }
 
     /// `imul r11d, r10d, factor; shr r11d, 28 - bits; and r11d, -1 << 4`: 16 times the product's upper bits.

@@ -22,7 +22,7 @@ use crate::filled::Filled;
 
 /// One for each view without vectors, and one for each with them.
 pub(crate) const TABLES: usize = 6;
-/// Bits of an index, at most.
+/// Bits of an index, at most, and of that of what is known.
 pub(crate) const BITS: u8 = 18;
 /// Entries in each table.
 const ENTRIES: usize = 1 << BITS;
@@ -32,7 +32,18 @@ pub(crate) const fn bits(table: usize) -> u8 {
     if table == NOTED_TABLE { BITS } else { 16 }
 }
 
-/// The low half of an address, multiplied by this: the upper bits of the low half of that are its index. 2^32 by the golden ratio.
+/// The bits of an address that are its index, where they are: what is near is near in the table, too. Hardly ever do two jumps
+/// lead to places that differ in the lowest bits alone.
+pub(crate) const fn mask(table: usize) -> i32 {
+    ((1 << bits(table)) - 1) << LOWEST
+}
+
+/// The lowest bit of an address that is part of its index.
+const LOWEST: u32 = 2;
+/// An address's masked bits are to be shifted by this, to be the offset of an entry.
+pub(crate) const SHIFT: u8 = (ENTRY_SHIFT - LOWEST) as u8;
+
+/// The low half of a key, multiplied by this: the upper bits of the low half of that are its index. 2^32 by the golden ratio.
 pub(crate) const FACTOR: u32 = 0x9e37_79b1;
 
 pub(crate) type Table = [Entry; ENTRIES];
@@ -106,7 +117,7 @@ pub(crate) const MOST_NOTED: usize = 1 << 14;
 #[repr(C)]
 pub(crate) struct Noted {
     pub(crate) count: u32,
-    /// Their indices, shifted by [`ENTRY_SHIFT`].
+    /// Their addresses' masked bits.
     pub(crate) entries: [u32; MOST_NOTED],
 }
 
@@ -118,19 +129,19 @@ pub(crate) fn epoch(view: u8) -> usize {
     usize::from(view != View::User as u8)
 }
 
-/// Where an address is in a table, or a key among what is known.
-fn hash(value: u64, bits: u8) -> usize {
-    ((value as u32).wrapping_mul(FACTOR) >> (32 - bits)) as usize
+/// Where a key is among what is known.
+fn hash(key: u64) -> usize {
+    ((key as u32).wrapping_mul(FACTOR) >> (32 - BITS)) as usize
 }
 
 /// Where an address is in a table.
 pub(crate) fn index(linear: u64, table: usize) -> usize {
-    hash(linear, bits(table))
+    (linear as u32 & mask(table) as u32) as usize >> LOWEST
 }
 
 /// An address that is not of this index. Zero is one, except for the first entry.
 fn never(index: usize) -> u64 {
-    u64::from(index == 0)
+    u64::from(index == 0) << LOWEST
 }
 
 fn table_of_supervisors(table: usize) -> bool {
@@ -207,14 +218,14 @@ impl Jumps {
         let number = (linear >> 12) as usize % context.code_pages[n].len();
         context.code_pages[n][number] = CodePage { linear: linear & !0xfff, epoch, page };
         let key = key(page, mode, linear);
-        context.known[hash(key, BITS)] = Known { key, host };
+        context.known[hash(key)] = Known { key, host };
     }
 
     /// Takes note of what translated code has put into a table.
     pub(crate) fn take_note(&mut self, context: &mut Context) {
         let count = std::mem::take(&mut context.noted.count) as usize;
         for entry in &context.noted.entries[..count.min(MOST_NOTED)] {
-            self.filled[NOTED_TABLE].add((entry >> ENTRY_SHIFT) as usize);
+            self.filled[NOTED_TABLE].add((entry >> LOWEST) as usize);
         }
     }
 

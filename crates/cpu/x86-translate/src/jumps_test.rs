@@ -4,7 +4,7 @@ use super::*;
 fn put(context: &mut Context, linear: u64) {
     let n = index(linear, NOTED_TABLE);
     context.jumps[NOTED_TABLE][n] = Entry { linear, host: 1 };
-    context.noted.entries[context.noted.count as usize] = (n as u32) << ENTRY_SHIFT;
+    context.noted.entries[context.noted.count as usize] = (n as u32) << LOWEST;
     context.noted.count += 1;
 }
 

@@ -292,7 +292,7 @@ pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     asm.store_context(offset::FOUND, R10);
     // The table of jumps comes to have it, and a note says so.
     asm.with_context(Op::Load, R10, offset::WANTED);
-    asm.hash_to_r11(jumps::FACTOR, jumps::bits(mode.jumps()));
+    asm.masked_to_r11(jumps::mask(mode.jumps()));
     asm.with_context_32(Op::Load, R10, count);
     asm.with_value(Op::Cmp, false, R10, jumps::MOST_NOTED as i32);
     let full = asm.jump_if(Condition::NOT_BELOW);
@@ -300,9 +300,9 @@ pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     asm.add_to(R10, R10, 1);
     asm.store_context_32(count, R10);
     asm.with_context(Op::Load, R10, offset::FOUND);
-    asm.store_table(R10, table + offset_of!(Entry, host) as i32);
+    asm.store_table(R10, jumps::SHIFT, table + offset_of!(Entry, host) as i32);
     asm.with_context(Op::Load, R10, offset::WANTED);
-    asm.store_table(R10, table + offset_of!(Entry, linear) as i32);
+    asm.store_table(R10, jumps::SHIFT, table + offset_of!(Entry, linear) as i32);
     go_on(&mut asm, 0);
     give_up(&mut asm, [other, old, unknown, full], mode.routine());
     asm.finish()

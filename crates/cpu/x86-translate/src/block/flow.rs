@@ -149,11 +149,11 @@ impl Writer<'_> {
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
-        self.asm.hash_to_r11(jumps::FACTOR, jumps::bits(self.mode.jumps()));
-        self.asm.with_table(Op::Cmp, R10, 0, table);
+        self.asm.masked_to_r11(jumps::mask(self.mode.jumps()));
+        self.asm.with_table(Op::Cmp, R10, jumps::SHIFT, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });
-        self.asm.with_table(Op::Load, R11, 0, table + 8);
+        self.asm.with_table(Op::Load, R11, jumps::SHIFT, table + 8);
         self.asm.with_value(Op::And, true, R10, -PAGE);
     }
 
