@@ -301,10 +301,10 @@ impl Asm {
         self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xda]);
     }
 
-    /// `mov r11d, r10d; and r11d, mask`.
-    pub(crate) fn masked_to_r11(&mut self, mask: i32) {
-        self.bytes(&[0x45, 0x89, 0xd3]);
-        self.with_value(Op::And, false, R11, mask);
+    /// `lea r11d, [r10 + add]; and r11d, [context + offset]`.
+    pub(crate) fn masked_to_r11(&mut self, add: i32, offset: i32) {
+        self.lea(false, R11, Sum { base: Some(R10), index: None, displacement: add });
+        self.with_context_32(Op::And, R11, offset);
     }
 
     /// `imul r11d, r10d, factor; shr r11d, 28 - bits; and r11d, -1 << 4`: 16 times the product's upper bits.

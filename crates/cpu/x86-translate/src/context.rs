@@ -2,8 +2,8 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
 
+use crate::alarm::Alarm;
 use crate::memory::Mapping;
 use crate::{jumps, tlb, x87};
 
@@ -60,9 +60,8 @@ pub(crate) struct Context {
     pub(crate) rsp: u64,
     /// The machine that this context belongs to; see [`crate::translator`].
     pub(crate) machine: *mut (),
-    /// Not zero: somebody wants the dispatcher to look up. Others set it while this structure is in use, so it is not in it,
-    /// but where `rsp` leads.
-    attention: *const AtomicU32,
+    /// Others ring it while this structure is in use, so it is not in it, but where `rsp` leads.
+    alarm: *const Alarm,
     /// The stack pointer of those who ran it.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
@@ -190,14 +189,11 @@ offsets! {
     TLB = tlb;
 }
 
-/// Where [`Context::attention`] is.
-pub(crate) const ATTENTION: i32 = -BELOW;
-
 impl Context {
-    /// The flag that translated code looks at: not zero if somebody wants the dispatcher to look up.
-    pub(crate) fn attention(&self) -> &AtomicU32 {
+    /// What makes translated code look up.
+    pub(crate) fn alarm(&self) -> &Alarm {
         // SAFETY: `allocate` has let it lead into the mapping that the context is in, in front of it, where nothing else is.
-        unsafe { &*self.attention }
+        unsafe { &*self.alarm }
     }
 
     /// Where a register is that has no host register.
@@ -277,6 +273,7 @@ impl Context {
         const {
             assert!(SCRATCH.is_multiple_of(align_of::<Context>()));
             assert!((align_of::<Self>() as i32 - BELOW) % 32 == 12);
+            assert!(size_of::<Alarm>() as i32 <= BELOW && BELOW % align_of::<Alarm>() as i32 == 0);
         };
         let mapping = Mapping::zeroed(SCRATCH + size_of::<Self>())?;
         // SAFETY: that far the mapping reaches.
@@ -288,7 +285,7 @@ impl Context {
         // SAFETY: so far in front of the context, which that far is inside.
         let below = unsafe { mapping.start().byte_add(SCRATCH - BELOW as usize) };
         c.rsp = below.as_ptr() as u64;
-        c.attention = below.as_ptr().cast_const().cast();
+        c.alarm = below.as_ptr().cast_const().cast();
         Ok((mapping, context))
     }
 }

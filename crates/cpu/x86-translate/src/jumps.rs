@@ -16,6 +16,7 @@ use std::collections::HashSet;
 
 use posada_x86::View;
 
+use crate::alarm::NO_EPOCH;
 use crate::block::Mode;
 use crate::context::Context;
 use crate::filled::Filled;
@@ -32,14 +33,17 @@ pub(crate) const fn bits(table: usize) -> u8 {
     if table == NOTED_TABLE { BITS } else { 16 }
 }
 
-/// The bits of an address that are its index, where they are: what is near is near in the table, too. Hardly ever do two jumps
-/// lead to places that differ in the lowest bits alone.
-pub(crate) const fn mask(table: usize) -> i32 {
+/// The bits of an address, after [`SKEW`] was added, that are its index, where they are: what is near is near in the table, too.
+/// Hardly ever do two jumps lead to places that differ in the lowest bits alone.
+pub(crate) const fn mask(table: usize) -> u32 {
     ((1 << bits(table)) - 1) << LOWEST
 }
 
 /// The lowest bit of an address that is part of its index.
 const LOWEST: u32 = 2;
+/// What is added to an address first. Nothing may have the index 0, which is where everything is looked for once the alarm has
+/// rung: so that must not be where functions begin, which are aligned.
+pub(crate) const SKEW: i32 = 8;
 /// An address's masked bits are to be shifted by this, to be the offset of an entry.
 pub(crate) const SHIFT: u8 = (ENTRY_SHIFT - LOWEST) as u8;
 
@@ -136,12 +140,15 @@ fn hash(key: u64) -> usize {
 
 /// Where an address is in a table.
 pub(crate) fn index(linear: u64, table: usize) -> usize {
-    (linear as u32 & mask(table) as u32) as usize >> LOWEST
+    ((linear as u32).wrapping_add_signed(SKEW) & mask(table)) as usize >> LOWEST
 }
 
-/// An address that is not of this index. Zero is one, except for the first entry.
+/// The index of the address zero.
+const ZERO: usize = SKEW as usize >> LOWEST;
+
+/// An address that is not of this index. Zero is one, except for its own.
 fn never(index: usize) -> u64 {
-    u64::from(index == 0) << LOWEST
+    u64::from(index == ZERO) << LOWEST
 }
 
 fn table_of_supervisors(table: usize) -> bool {
@@ -149,8 +156,8 @@ fn table_of_supervisors(table: usize) -> bool {
 }
 
 fn begin_epoch(context: &mut Context, n: usize) {
-    context.epochs[n] = context.epochs[n].wrapping_add(1);
-    if context.epochs[n] == 0 {
+    context.epochs[n] += 1;
+    if context.epochs[n] == NO_EPOCH {
         // None of those that come now may be one that a link is of.
         forget_numbers(context, LINKS);
         for page in &mut context.code_pages[n] {
@@ -158,6 +165,7 @@ fn begin_epoch(context: &mut Context, n: usize) {
         }
         context.epochs[n] = 1;
     }
+    context.alarm().set(context.epochs);
 }
 
 /// Forgets what is known of the first links, of so many, and of code: the numbers of links and pages are others' now.
@@ -179,10 +187,11 @@ impl Jumps {
     /// Prepares tables whose memory is all zeros.
     pub(crate) fn new(context: &mut Context) -> Self {
         for table in &mut context.jumps {
-            table[0].linear = never(0);
+            table[ZERO].linear = never(ZERO);
         }
         // What is all zeros is of no epoch.
         context.epochs = [1; 2];
+        context.alarm().set(context.epochs);
         Self {
             filled: std::array::from_fn(|_| Filled::new(ENTRIES)),
             pages: HashSet::new(),
@@ -190,7 +199,7 @@ impl Jumps {
         }
     }
 
-    /// Remembers that the code for `linear` is at `host`.
+    /// Remembers that the code for `linear` is at `host`, unless that is where nothing may be; whether it does.
     pub(crate) fn insert(
         &mut self,
         context: &mut Context,
@@ -198,17 +207,21 @@ impl Jumps {
         linear: u64,
         host: u64,
         global: bool,
-    ) {
+    ) -> bool {
         if self.filled[table].is_too_much() {
             self.clear(context, true);
         }
         let n = index(linear, table);
+        if n == 0 {
+            return false;
+        }
         let entry = &mut context.jumps[table][n];
         let before = entry.linear != never(n);
         *entry = Entry { linear, host };
         self.pages.insert(linear >> 12);
         self.supervisors_own |= !global && table_of_supervisors(table);
         self.filled[table].note(n, before, global);
+        true
     }
 
     /// Remembers the code for `linear` by its page, which has this number.

@@ -68,7 +68,7 @@ fn an_epoch_that_comes_again_knows_nothing_of_the_first() {
     let (user, epoch) = (View::User as u8, context.epochs[0]);
     Jumps::know(context, Mode::ALL, 0x8000, 2, 1);
     Jumps::link(context, 3, user, 1, 0x1000);
-    context.epochs[0] = u32::MAX;
+    context.epochs[0] = NO_EPOCH - 1;
     jumps.clear(context, false);
     assert_eq!(context.epochs[0], epoch);
     assert_ne!(context.links[3].epoch, epoch);

@@ -53,13 +53,15 @@
 //!    included where the form demands it; divisions and unmasked SSE exceptions have a recovery at their very
 //!    address (`fault`); x87 instructions run only with all exceptions masked; `mxcsr` is loaded only without
 //!    reserved bits.
-//! 10. **A guest can be stopped.** Each block that jumps back, or to another page, looks at the attention flag on every
-//!     way there; a block is bounded, and the code cache is emptied when it is full.
+//! 10. **A guest can be stopped.** Each block that jumps back within its page looks at the attention flag on every way there;
+//!     all other ways back are links and looks into tables, which find nothing once the alarm has rung (`alarm`). A
+//!     block is bounded, and the code cache is emptied when it is full.
 //!
 //! The tests hold each of these against the interpreter or the host's processor: single instructions natively
 //! (`tests/host_oracle.rs`), random programs (`tests/sequences.rs`), and hostile guests (`tests/hostile.rs`).
 #![allow(unsafe_code)]
 
+mod alarm;
 mod asm;
 mod block;
 mod cache;

@@ -14,7 +14,7 @@ use crate::context::register::{R10, R11};
 use crate::context::{Context, StackPage, offset};
 use crate::flags::Flags;
 use crate::jumps::{CodePage, Entry, Known, Link, Noted};
-use crate::{jumps, tlb};
+use crate::{alarm, jumps, tlb};
 
 /// One way out.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -264,9 +264,11 @@ pub(crate) fn find_link(view: u8, routine: i32) -> Vec<u8> {
     asm.with_table_32(Op::Cmp, R10, links + offset_of!(Link, page) as i32);
     let elsewhere = asm.jump_if(Condition::NE);
     asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
+    asm.with_context_32(Op::Cmp, R10, alarm::epoch_offset(view));
+    let rung = asm.jump_if(Condition::NE);
     asm.store_table_32(R10, links + offset_of!(Link, epoch) as i32);
     go_on(&mut asm, LINK_LEN);
-    give_up(&mut asm, [other, old, elsewhere], routine);
+    give_up(&mut asm, [other, old, elsewhere, rung], routine);
     asm.finish()
 }
 
@@ -292,7 +294,9 @@ pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     asm.store_context(offset::FOUND, R10);
     // The table of jumps comes to have it, and a note says so.
     asm.with_context(Op::Load, R10, offset::WANTED);
-    asm.masked_to_r11(jumps::mask(mode.jumps()));
+    asm.masked_to_r11(jumps::SKEW, alarm::mask_offset(mode.jumps()));
+    // There nothing may be; or the alarm has rung.
+    let nowhere = asm.jump_if(Condition::E);
     asm.with_context_32(Op::Load, R10, count);
     asm.with_value(Op::Cmp, false, R10, jumps::MOST_NOTED as i32);
     let full = asm.jump_if(Condition::NOT_BELOW);
@@ -304,6 +308,6 @@ pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     asm.with_context(Op::Load, R10, offset::WANTED);
     asm.store_table(R10, jumps::SHIFT, table + offset_of!(Entry, linear) as i32);
     go_on(&mut asm, 0);
-    give_up(&mut asm, [other, old, unknown, full], mode.routine());
+    give_up(&mut asm, [other, old, unknown, nowhere, full], mode.routine());
     asm.finish()
 }

@@ -3,13 +3,14 @@
 use std::arch::asm;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use posada_memory::PAGE_SIZE;
 use posada_vcpu::x86::State;
 use posada_vcpu::{Activity, Connections, Error, Exit, Vcpu};
 use posada_x86::{Assist, Between, Interpreter, Model, Random, View};
 
+use crate::alarm::Alarm;
 use crate::block::{Access, Mode, SAVED_ENTRY};
 use crate::cache::{self, Code, CodeCache, Decoding, Found};
 use crate::context::{Context, SPILLED};
@@ -84,16 +85,16 @@ impl Drop for Translator {
     }
 }
 
-/// The flag of a context that translated code looks at, for other threads to set.
-struct Bell(NonNull<AtomicU32>);
+/// The alarm of a context, for other threads to ring.
+struct Bell(NonNull<Alarm>);
 
-// SAFETY: it is only used for atomic stores.
+// SAFETY: all of an alarm is atomic.
 unsafe impl Send for Bell {}
 
 impl Bell {
     fn ring(&self) {
-        // SAFETY: the flag lives as long as the context, until its translator is dropped, which takes the alarm away first.
-        unsafe { self.0.as_ref() }.store(1, Ordering::Release);
+        // SAFETY: the alarm lives as long as the context, until its translator is dropped, which takes this away first.
+        unsafe { self.0.as_ref() }.ring();
     }
 }
 
@@ -136,7 +137,7 @@ impl Translator {
         };
         let machine = NonNull::from(Box::leak(Box::new(machine)));
         c.machine = machine.as_ptr().cast();
-        let bell = Bell(NonNull::from(c.attention()));
+        let bell = Bell(NonNull::from(c.alarm()));
         attention.set_alarm(Some(Box::new(move || bell.ring())));
         c.routines = entry::routines(monitor, helper);
         Ok(Self { machine, context, _mapping: mapping })
@@ -301,6 +302,16 @@ struct FoundAs {
     crossing: bool,
 }
 
+/// Where a jump leads.
+struct Target {
+    /// An entry for saved flags.
+    code: usize,
+    /// The page by which it can be found again, or zero.
+    page: u32,
+    /// The table of jumps has it.
+    in_table: bool,
+}
+
 impl FoundAs {
     fn may_be_tied(self) -> bool {
         !self.alone && !self.crossing
@@ -317,9 +328,9 @@ impl Machine {
     /// What to run next.
     fn next(&mut self, context: &mut Context, mut tie: Option<(u32, u64)>) -> Next {
         let interpreter = &mut self.interpreter;
-        if context.attention().load(Ordering::Relaxed) != 0 {
-            // Before the look at what it is about: whoever comes after that sets it again.
-            context.attention().swap(0, Ordering::SeqCst);
+        if context.alarm().has_rung() {
+            // Before the look at what it is about: whoever comes after that rings again.
+            context.alarm().answer(context.epochs);
         }
         let waits = interpreter.connections().attention.is_raised();
         let mut view = interpreter.view();
@@ -445,8 +456,7 @@ impl Machine {
         Some((code, FoundAs { alone: found == Found::NewAlone, crossing: second.is_some() }))
     }
 
-    /// Remembers where the code for `linear` is, which may be one instruction in two pages. Returns the page by which it can be
-    /// found again, or zero.
+    /// Remembers where the code for `linear` is, which may be one instruction in two pages.
     fn remember_jump(
         &mut self,
         context: &mut Context,
@@ -454,13 +464,13 @@ impl Machine {
         linear: u64,
         code: Code,
         crossing: bool,
-    ) -> u32 {
+    ) -> Target {
         let target = self.target(linear, code, mode);
         let mut global = self.interpreter.is_global(linear);
         if crossing {
             global &= self.interpreter.is_global(next_page(linear));
         }
-        self.jumps.insert(context, mode.jumps(), linear, target as u64, global);
+        let in_table = self.jumps.insert(context, mode.jumps(), linear, target as u64, global);
         if crossing {
             self.jumps.add_page(next_page(linear));
         }
@@ -468,7 +478,7 @@ impl Machine {
         if page != 0 {
             Jumps::know(context, mode, linear, target as u64, page);
         }
-        page
+        Target { code: target, page, in_table }
     }
 
     /// Where jumps to `linear`, whose code is known, are to lead.
@@ -476,10 +486,11 @@ impl Machine {
         if self.linked { self.cache.saved(code) } else { self.cache.way_out(linear, mode) }
     }
 
-    /// Lets the table of jumps know the code for a linear address, and tells the page that it is in: see [`Code::page`]. `None`
-    /// if the dispatcher has to see to it.
-    fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<u32> {
+    /// Lets the table of jumps know the code for a linear address. `None` if the dispatcher has to see to it.
+    fn find_jump(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<Target> {
         self.stats.jump_misses += 1;
+        // Whoever rang may have been answered half-way.
+        context.alarm().set(context.epochs);
         self.jumps.take_note(context);
         let before = self.activity.set(work::JUMPS);
         let known = self.find_jump_now(context, linear, mode);
@@ -487,7 +498,7 @@ impl Machine {
         known
     }
 
-    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<u32> {
+    fn find_jump_now(&mut self, context: &mut Context, linear: u64, mode: Mode) -> Option<Target> {
         let at = self.interpreter.place_code(linear)?;
         // What is running must not be forgotten now.
         let ram = &self.interpreter.connections().ram;
@@ -661,7 +672,7 @@ impl Machine {
         context.access_flag = rflags & AC;
         context.interrupts_wait = u64::from(self.interpreter.interrupts_wait());
         if self.interpreter.connections().attention.is_raised() {
-            context.attention().store(1, Ordering::Relaxed);
+            context.alarm().ring();
         }
         if mode.x87 {
             context.x87.put(self.interpreter.x87());
@@ -747,8 +758,11 @@ impl Machine {
                 }
                 left
             }
+            Kind::Find { .. } | Kind::Link { .. } if context.alarm().has_rung() => {
+                return (0, reason::ATTENTION);
+            }
             Kind::Find { mode, retry } => {
-                if self.find_jump(context, context.r10, mode).is_some() {
+                if self.find_jump(context, context.r10, mode).is_some_and(|target| target.in_table) {
                     return again(self, retry);
                 }
                 Left::Jump
@@ -756,8 +770,7 @@ impl Machine {
             Kind::Link { mode, retry, link, hole, distance, saved } => {
                 self.stats.link_misses += 1;
                 let linear = context.code_base.wrapping_add(i64::from(distance) as u64);
-                if let Some(page) = self.find_jump(context, linear, mode) {
-                    let code = context.jumps[mode.jumps()][jumps::index(linear, mode.jumps())].host as usize;
+                if let Some(Target { code, page, .. }) = self.find_jump(context, linear, mode) {
                     self.cache.lead(hole, if saved { code } else { code - SAVED_ENTRY });
                     Jumps::link(context, link, mode.view, page, distance);
                     return again(self, retry);

@@ -705,3 +705,64 @@ fn two_pages_of_conditional_jumps_look_at_the_attention() {
     assert!(matches!(pair.run(&state), Verdict::Endless), "it spins until it is kicked");
     assert!(begin.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn jumps_to_what_a_register_or_the_stack_says_look_at_the_attention() {
+    type Code = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let jump: Code = |a| {
+        a.mov(rax, CODE.linear + 10)?;
+        a.jmp(rax)
+    };
+    let call: Code = |a| {
+        a.mov(rax, CODE.linear + 10)?;
+        a.add(rsp, 8)?;
+        a.call(rax)
+    };
+    let ret: Code = |a| {
+        a.mov(rax, CODE.linear + 10)?;
+        a.push(rax)?;
+        a.ret()
+    };
+    for code in [jump, call, ret] {
+        let (mut pair, state) = guest(Level::User, code);
+        let begin = Instant::now();
+        assert!(matches!(pair.run(&state), Verdict::Endless), "it spins until it is kicked");
+        assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn interrupts_anywhere_between_calls_and_returns_change_nothing() {
+    const FAR: u64 = CODE.linear + PAGE;
+    let code = |a: &mut CodeAssembler| {
+        a.mov(ecx, 200_000)?;
+        a.mov(rbx, FAR)?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.call(FAR)?;
+        a.adc(rax, rcx)?;
+        a.call(rbx)?;
+        a.sbb(rdx, rax)?;
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.int3()
+    };
+    let function = assemble(FAR, |a| {
+        a.rol(rax, 3)?;
+        a.add(rax, rdx)?;
+        a.ret()
+    });
+    let with_function = |a: &mut CodeAssembler| {
+        code(a)?;
+        let len = assemble(CODE.linear, code).len();
+        a.db(&vec![0x90; PAGE as usize - len])?;
+        a.db(&function)
+    };
+    let (end, taken) = interrupted_often(20, Level::User, with_function);
+    let (mut calm, state) = guest(Level::User, with_function);
+    let expected = same(&mut calm, &state);
+    for n in [0, 1, 2, 3] {
+        assert_eq!(end.gpr[n], expected.gpr[n], "register {n}");
+    }
+    assert_eq!(end.gpr[14], taken, "each was seen once");
+}

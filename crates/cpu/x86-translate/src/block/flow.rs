@@ -3,9 +3,10 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::{Access, Address, ForInterpreter, LaterKind, Outcome, PAGE, SAVED_ENTRY, Writer};
+use crate::alarm;
 use crate::asm::{Condition, Hole, Op};
 use crate::context::register::{R10, R11};
-use crate::context::{ATTENTION, Context, offset};
+use crate::context::{Context, offset};
 use crate::jumps;
 use crate::registers;
 use crate::stub::Kind;
@@ -22,10 +23,11 @@ struct CheckedLink {
 }
 
 impl Writer<'_> {
-    /// Looks whether attention is asked for, if that is still to be done and the host's flags are free. Must come before anything
-    /// that cannot be done again of the current instruction.
+    /// Looks whether attention is asked for, if that is still to be done before some jump, and the host's flags are free. Must come
+    /// before anything that cannot be done again of the current instruction.
     pub(super) fn poll_if_free(&mut self) {
-        if !self.polled && !self.in_shadow && self.flags.are_lost() {
+        let is_due = self.last_back.is_some_and(|last| self.item <= last);
+        if is_due && !self.polled && !self.in_shadow && self.flags.are_lost() {
             self.poll();
         }
     }
@@ -37,7 +39,7 @@ impl Writer<'_> {
         }
         self.polled = true;
         self.flags.lose(&mut self.asm);
-        self.asm.compare_context_32_with_zero(ATTENTION);
+        self.asm.compare_context_32_with_zero(alarm::ATTENTION);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Attention);
     }
@@ -52,12 +54,24 @@ impl Writer<'_> {
         i32::try_from(target).map_err(|_| ForInterpreter)
     }
 
+    /// Whether something at `distance` from the page's start is in the page, but not behind the current instruction.
+    fn goes_back(&self, distance: i32) -> bool {
+        (0..=self.at as i32).contains(&distance)
+    }
+
+    /// The last item that may go back within the page.
+    pub(super) fn find_last_back(&self) -> Option<usize> {
+        self.items.iter().rposition(|item| {
+            self.target(&item.instruction).is_ok_and(|target| (0..=item.at as i32).contains(&target))
+        })
+    }
+
     /// Goes on at `distance` from the page's start. The current instruction has changed nothing yet.
     pub(super) fn go_to(&mut self, distance: i32) {
         if !(0..PAGE).contains(&distance) {
             return self.go_by_link(distance);
         }
-        if distance <= self.at as i32 {
+        if self.goes_back(distance) {
             self.poll();
         }
         if self.is_start(distance) {
@@ -70,7 +84,6 @@ impl Writer<'_> {
 
     /// [`go_to`](Self::go_to) for what no jump can be tied to.
     pub(super) fn go_by_link(&mut self, distance: i32) {
-        self.poll();
         let link = self.check_link(distance);
         self.follow_link(link);
     }
@@ -83,7 +96,7 @@ impl Writer<'_> {
         let link = self.first_link + self.links;
         self.links += 1;
         let retry = self.place_of(self.asm.here());
-        self.asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
+        self.asm.with_context_32(Op::Load, R10, alarm::epoch_offset(view));
         self.asm.with_context_32(Op::Cmp, R10, Context::link_offset(link));
         let stub = self.stubs.len();
         let hole = self.asm.jump_if(Condition::NE);
@@ -149,7 +162,7 @@ impl Writer<'_> {
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
-        self.asm.masked_to_r11(jumps::mask(self.mode.jumps()));
+        self.asm.masked_to_r11(jumps::SKEW, alarm::mask_offset(self.mode.jumps()));
         self.asm.with_table(Op::Cmp, R10, jumps::SHIFT, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });
@@ -178,7 +191,7 @@ impl Writer<'_> {
         }
         let target = self.target(i)?;
         let in_page = (0..PAGE).contains(&target);
-        if in_page && target <= self.at as i32 {
+        if self.goes_back(target) {
             self.poll();
         }
         self.flags.want(&mut self.asm);
@@ -203,7 +216,6 @@ impl Writer<'_> {
 
     pub(super) fn jump_indirect(&mut self, i: &Instruction) -> Outcome {
         self.near_operand(i)?;
-        self.poll();
         self.target_operand(i)?;
         self.find_jump();
         self.jump_found();
@@ -253,7 +265,9 @@ impl Writer<'_> {
 
     pub(super) fn call(&mut self, i: &Instruction) -> Outcome {
         let target = self.target(i)?;
-        self.poll();
+        if self.goes_back(target) {
+            self.poll();
+        }
         self.flags.prepare_moving_stack(&mut self.asm);
         self.push_next();
         if (0..PAGE).contains(&target) {
@@ -271,7 +285,6 @@ impl Writer<'_> {
 
     pub(super) fn call_indirect(&mut self, i: &Instruction) -> Outcome {
         self.near_operand(i)?;
-        self.poll();
         self.target_operand(i)?;
         // The target is found before anything is stored: the store may hit the operand.
         self.find_jump();
@@ -293,7 +306,6 @@ impl Writer<'_> {
             return Err(ForInterpreter);
         }
         let released = if i.op_count() == 1 { i32::from(i.immediate16()) } else { 0 };
-        self.poll();
         self.flags.prepare_moving_stack(&mut self.asm);
         self.flags.lose(&mut self.asm);
         let place = self.access(Access::new(Address::on_stack(0), 8, false));

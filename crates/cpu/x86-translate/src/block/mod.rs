@@ -216,6 +216,8 @@ pub(crate) struct Writer<'a> {
     /// The x87 unit's state has been loaded.
     pub(crate) x87_loaded: bool,
     polled: bool,
+    /// The last item before which attention must have been looked for.
+    last_back: Option<usize>,
     /// Nothing may come between the current instruction and the one before.
     in_shadow: bool,
     /// Where the block begins for jumps with the flags in the host's, in bytes from the start.
@@ -271,6 +273,7 @@ impl<'a> Writer<'a> {
             recoveries: Vec::new(),
             x87_loaded: false,
             polled: false,
+            last_back: None,
             in_shadow: false,
             body: 0,
             is_rest: false,
@@ -325,6 +328,7 @@ impl<'a> Writer<'a> {
     }
 
     fn finish(mut self) -> Written {
+        self.last_back = self.find_last_back();
         self.write_items();
         self.write_later();
         self.written()
