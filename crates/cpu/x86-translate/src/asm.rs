@@ -342,6 +342,14 @@ impl Asm {
         self.context(R10, offset + 1);
     }
 
+    /// Takes back CF of what [`save_flags`](Self::save_flags) has saved; changes others.
+    pub(crate) fn restore_carry(&mut self, offset: i32) {
+        // bt dword [context + offset], 8
+        self.bytes(&[0x0f, 0xba]);
+        self.context(4, offset);
+        self.byte(8);
+    }
+
     /// Takes back what [`save_flags`](Self::save_flags) has saved, through `r10`.
     pub(crate) fn restore_flags(&mut self, offset: i32) {
         self.mov(R10, 0);

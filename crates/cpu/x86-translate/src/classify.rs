@@ -331,6 +331,13 @@ pub(crate) fn rotates_by_constant(i: &Instruction) -> bool {
     matches!(i.mnemonic(), Mnemonic::Rol | Mnemonic::Ror) && !may_keep_flags(i)
 }
 
+/// Whether an instruction looks at CF or keeps it, does neither with another flag, and changes all that it does not keep. Or changes
+/// none.
+pub(crate) fn needs_carry_alone(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(i.mnemonic(), M::Inc | M::Dec | M::Adc | M::Sbb | M::Setb | M::Setae | M::Cmovb | M::Cmovae)
+}
+
 /// Whether a memory operand must lie at a multiple of its size.
 pub(crate) fn needs_alignment(i: &Instruction, size: u32) -> bool {
     use Mnemonic as M;

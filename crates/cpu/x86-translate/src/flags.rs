@@ -47,7 +47,12 @@ pub(crate) enum Flags {
     Host(Option<Recipe>),
     /// Nowhere: the host's are something else.
     Lost(Recipe),
+    /// CF and OF are in the host's, as a rotation has left them; the others have been saved, and the host's are something else.
+    Rotated,
 }
+
+/// In the form in which [`Asm::save_flags`] saves them.
+const CARRY_AND_OVERFLOW: u64 = 1 << 8 | 1;
 
 fn bit(register: u8) -> u16 {
     1 << register
@@ -170,13 +175,18 @@ impl Flags {
 
     /// Lets the host's flags be destroyed.
     pub(crate) fn lose(&mut self, asm: &mut Asm) {
-        if let Self::Host(recipe) = *self {
-            let recipe = recipe.unwrap_or_else(|| {
+        let recipe = match *self {
+            Self::Host(Some(recipe)) | Self::Lost(recipe) => recipe,
+            Self::Host(None) => {
                 asm.save_flags(offset::FLAGS);
                 Recipe::Saved
-            });
-            *self = Self::Lost(recipe);
-        }
+            }
+            Self::Rotated => {
+                asm.save_carry_and_overflow(offset::FLAGS);
+                Recipe::Saved
+            }
+        };
+        *self = Self::Lost(recipe);
     }
 
     /// Writes code that puts them into the host's, whatever the state; changes `r10`.
@@ -192,11 +202,15 @@ impl Flags {
         match self {
             Self::Host(_) => host,
             Self::Lost(recipe) => recipe.value(gpr, saved),
+            Self::Rotated => saved & !CARRY_AND_OVERFLOW | host & CARRY_AND_OVERFLOW,
         }
     }
 
     /// Makes the host's good.
     pub(crate) fn want(&mut self, asm: &mut Asm) {
+        if *self == Self::Rotated {
+            self.lose(asm);
+        }
         self.write_back(asm);
         if let Self::Lost(recipe) = *self {
             *self = Self::Host(Some(recipe));
@@ -256,6 +270,24 @@ impl Flags {
     /// An instruction has set all of them.
     pub(crate) fn set_by(&mut self, instruction: &Instruction) {
         *self = Self::Host(Recipe::of(instruction));
+    }
+
+    /// A rotation has set CF and OF, while the others are where they were saved.
+    pub(crate) fn rotate(&mut self) {
+        debug_assert!(self.are_put_by());
+        *self = Self::Rotated;
+    }
+
+    /// Whether they have been saved, perhaps but for CF and OF, and the host's are something else.
+    pub(crate) fn are_put_by(&self) -> bool {
+        matches!(self, Self::Lost(Recipe::Saved) | Self::Rotated)
+    }
+
+    /// Lets the host's CF be good, for an instruction that needs no other, if they [are put by](Self::are_put_by).
+    pub(crate) fn want_carry(&self, asm: &mut Asm) {
+        if *self != Self::Rotated {
+            asm.restore_carry(offset::FLAGS);
+        }
     }
 
     /// An instruction has set some of them, or something has that cannot be done again.

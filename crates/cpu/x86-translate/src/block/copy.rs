@@ -7,7 +7,6 @@ use crate::asm::{Op, Place, Sum};
 use crate::classify;
 use crate::context::register::{R10, R11, RSP};
 use crate::context::{BELOW, Context, offset};
-use crate::flags::Flags;
 use crate::registers::{self, with_number};
 
 impl Writer<'_> {
@@ -138,7 +137,7 @@ impl Writer<'_> {
         if !sets_all {
             self.flags.before_writing(&mut self.asm, plan.written);
         }
-        let rotates = classify::rotates_by_constant(i) && plan.access.is_none() && self.flags == Flags::SAVED;
+        let rotates = classify::rotates_by_constant(i) && plan.access.is_none() && self.flags.are_put_by();
         let mut placed = None;
         if let Some(access) = plan.access {
             let mut place = self.access(access);
@@ -153,7 +152,9 @@ impl Writer<'_> {
             plan.put(place);
             placed = plan.swapped.is_none().then_some(access);
         }
-        if (reads || modified != 0 && !sets_all) && !rotates {
+        if classify::needs_carry_alone(i) && self.flags.are_put_by() {
+            self.flags.want_carry(&mut self.asm);
+        } else if (reads || modified != 0 && !sets_all) && !rotates {
             if plan.access.is_some() && self.flags.are_lost() {
                 // The recipe needs a scratch register, and the address is in `r10`.
                 self.asm.store_context(offset::TEMPORARY, R10);
@@ -186,8 +187,7 @@ impl Writer<'_> {
             self.keep_r10(&access);
         }
         if rotates {
-            // The others are where they were.
-            self.asm.save_carry_and_overflow(offset::FLAGS);
+            self.flags.rotate();
         } else if sets_all {
             self.flags.set_by(i);
         } else if modified != 0 {

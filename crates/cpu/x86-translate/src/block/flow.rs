@@ -7,6 +7,7 @@ use crate::alarm;
 use crate::asm::{Condition, Hole, Op};
 use crate::context::register::{R10, R11};
 use crate::context::{Context, offset};
+use crate::flags::Flags;
 use crate::jumps;
 use crate::registers;
 use crate::stub::Kind;
@@ -146,6 +147,9 @@ impl Writer<'_> {
 
     /// Makes sure that the flags are in the host's, unless they are saved.
     pub(super) fn flags_in_one_place(&mut self) {
+        if self.flags == Flags::Rotated {
+            self.flags.lose(&mut self.asm);
+        }
         if !self.flags.are_saved() {
             self.flags.want(&mut self.asm);
         }
