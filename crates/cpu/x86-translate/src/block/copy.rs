@@ -165,7 +165,7 @@ impl Writer<'_> {
             }
         }
         for Spilled { guest, scratch, .. } in plan.spilled().filter(|spilled| spilled.read) {
-            self.asm.with_context(Op::Load, scratch, Context::spilled_offset(guest));
+            self.load_guest(scratch, guest);
         }
         if classify::may_raise(i, self.mode) {
             self.recover();
@@ -180,7 +180,7 @@ impl Writer<'_> {
         }
         for Spilled { guest, scratch, .. } in plan.spilled() {
             if plan.written & 1 << guest != 0 {
-                self.asm.store_context(Context::spilled_offset(guest), scratch);
+                self.store_guest(guest, scratch);
             }
         }
         if let Some(access) = placed {

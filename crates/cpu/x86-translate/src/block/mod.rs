@@ -239,6 +239,9 @@ pub(crate) struct Writer<'a> {
     moved: i32,
     /// The group whose distance is in `r10` if nothing has been written since there were so many bytes.
     in_r10: (usize, usize),
+    /// A guest register that is in memory, and the scratch register that has the same value if nothing has been written since there
+    /// were so many bytes.
+    held: Option<(u8, u8, usize)>,
     /// Where the block, the current instruction and the next are in the page.
     start: u32,
     at: u32,
@@ -286,6 +289,7 @@ impl<'a> Writer<'a> {
             item: 0,
             moved: 0,
             in_r10: (0, usize::MAX),
+            held: None,
             start,
             at: start,
             next: start,
@@ -590,17 +594,28 @@ impl<'a> Writer<'a> {
 
     // Registers.
 
+    /// Loads a guest's register into a scratch register, for code to which nothing jumps.
     fn load_guest(&mut self, to: u8, guest: u8) {
         match registers::host(guest) {
             Some(host) => self.asm.mov(to, host),
-            None => self.asm.with_context(Op::Load, to, Context::spilled_offset(guest)),
+            None => match self.held {
+                Some((held, scratch, len)) if held == guest && len == self.asm.len() => {
+                    if scratch != to {
+                        self.asm.mov(to, scratch);
+                    }
+                }
+                _ => self.asm.with_context(Op::Load, to, Context::spilled_offset(guest)),
+            },
         }
     }
 
     pub(crate) fn store_guest(&mut self, guest: u8, from: u8) {
         match registers::host(guest) {
             Some(host) => self.asm.mov(host, from),
-            None => self.asm.store_context(Context::spilled_offset(guest), from),
+            None => {
+                self.asm.store_context(Context::spilled_offset(guest), from);
+                self.held = Some((guest, from, self.asm.len()));
+            }
         }
     }
 
