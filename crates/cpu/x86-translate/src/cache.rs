@@ -458,7 +458,12 @@ fn load_block<'a>(ram: &GuestRam, at: usize, bytes: &'a mut [u8; BLOCK_BYTES]) -
 }
 
 pub(crate) fn load(ram: &GuestRam, at: usize, bytes: &mut [u8]) {
-    for (n, byte) in bytes.iter_mut().enumerate() {
-        *byte = ram.load(at + n);
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for (n, word) in words.iter_mut().enumerate() {
+        *word = ram.load::<u64>(at + 8 * n).to_le_bytes();
+    }
+    let loaded = 8 * words.len();
+    for (n, byte) in rest.iter_mut().enumerate() {
+        *byte = ram.load(at + loaded + n);
     }
 }
