@@ -6,7 +6,6 @@ use iced_x86::{Encoder, Instruction};
 
 use crate::context::BELOW;
 use crate::context::register::{R10, R11};
-use crate::jumps::Link;
 
 /// `mov r/m, reg`.
 const STORE: u8 = 0x89;
@@ -208,9 +207,9 @@ impl Asm {
         self.int(value);
     }
 
-    /// `mov r10d, [r10 + 4]; shl r10d, 4`: where a link is among links, whose number is behind one that `r10` leads to.
+    /// `mov r10d, [r10 + 4]; shl r10d, 2`: where a link's parts are in their arrays; its number is behind one that `r10` leads to.
     pub(crate) fn load_link_to_r10(&mut self) {
-        self.bytes(&[0x45, 0x8b, 0x52, 4, 0x41, 0xc1, 0xe2, size_of::<Link>().trailing_zeros() as u8]);
+        self.bytes(&[0x45, 0x8b, 0x52, 4, 0x41, 0xc1, 0xe2, size_of::<u32>().trailing_zeros() as u8]);
     }
 
     /// `op reg, [r10 + index + displacement]`, 64 bits.

@@ -65,7 +65,7 @@ pub(crate) struct Context {
     /// The stack pointer of those who ran it.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
-    /// In which epochs the tables of jumps are, the user's first: see [`jumps::Link`].
+    /// In which epochs the tables of jumps are, the user's first: see [`jumps::Links`].
     pub(crate) epochs: [u32; 2],
     /// Where the number of the stub is that looks for the stack's page, or for a link; and where that link is.
     stub_number: u64,
@@ -97,7 +97,7 @@ pub(crate) struct Context {
     no_stack: StackPage,
     pub(crate) scratch: [u64; 2],
     pub(crate) jumps: [jumps::Table; jumps::TABLES],
-    pub(crate) links: [jumps::Link; jumps::LINKS],
+    pub(crate) links: jumps::Links,
     /// By epochs.
     pub(crate) code_pages: [jumps::CodePages; 2],
     pub(crate) known: jumps::KnownCode,
@@ -182,6 +182,9 @@ offsets! {
     LOAD_X87 = routines.x87;
     JUMPS = jumps;
     LINK = link;
+    LINK_EPOCHS = links.epochs;
+    LINK_PAGES = links.pages;
+    LINK_DISTANCES = links.distances;
     WANTED = wanted;
     FOUND = found;
     KNOWN = known;
@@ -247,9 +250,9 @@ impl Context {
         std::mem::offset_of!(Self, epochs) as i32 + 4 * jumps::epoch(view) as i32
     }
 
-    /// Where a link is.
+    /// Where a link's epoch is.
     pub(crate) const fn link_offset(link: u32) -> i32 {
-        std::mem::offset_of!(Self, links) as i32 + link as i32 * size_of::<jumps::Link>() as i32
+        offset::LINK_EPOCHS + link as i32 * size_of::<u32>() as i32
     }
 
     /// Where the code pages of a view are.

@@ -9,7 +9,7 @@
 //! by the page: an address belongs to a [`CodePage`] in this epoch, and that page has code that is [`Known`] whatever
 //! its address is by now. Only a page that is not known takes the monitor.
 //!
-//! A direct jump to another page need not look into the table at all: it is a [`Link`], which says in which epoch the page
+//! A direct jump to another page need not look into the table at all: it is one of the [`Links`], which say in which epoch the page
 //! that it leads to was there last.
 
 use std::collections::HashSet;
@@ -62,17 +62,16 @@ pub(crate) struct Entry {
 /// Links, at most.
 pub(crate) const LINKS: usize = 1 << 20;
 
-/// What is known of a direct jump to another page. All zeros: nothing.
+/// What is known of direct jumps to other pages, the *links*. All zeros: nothing. What is looked at each time is by itself, so that
+/// caches hold more of it.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Link {
+pub(crate) struct Links {
     /// The epoch in which that page was where the jump leads.
-    pub(crate) epoch: u32,
+    pub(crate) epochs: [u32; LINKS],
     /// The page, or zero: then the code that it leads to depends on more than that.
-    pub(crate) page: u32,
+    pub(crate) pages: [u32; LINKS],
     /// From the running page.
-    pub(crate) distance: i32,
-    unused: u32,
+    pub(crate) distances: [i32; LINKS],
 }
 
 /// Bits of the index of a [`CodePage`]: the page number's lowest.
@@ -170,7 +169,8 @@ fn begin_epoch(context: &mut Context, n: usize) {
 
 /// Forgets what is known of the first links, of so many, and of code: the numbers of links and pages are others' now.
 pub(crate) fn forget_numbers(context: &mut Context, links: usize) {
-    context.links[..links].fill(Link::default());
+    context.links.epochs[..links].fill(0);
+    context.links.pages[..links].fill(0);
     context.known.fill(Known { key: 0, host: 0 });
 }
 
@@ -267,7 +267,8 @@ impl Jumps {
     /// Notes that what `link` leads to, at `distance` from the running page, is in this page, in this epoch of a view's.
     pub(crate) fn link(context: &mut Context, link: u32, view: u8, page: u32, distance: i32) {
         let epoch = context.epochs[epoch(view)];
-        context.links[link as usize] = Link { epoch, page, distance, unused: 0 };
+        let (links, n) = (&mut context.links, link as usize);
+        (links.epochs[n], links.pages[n], links.distances[n]) = (epoch, page, distance);
     }
 
     /// An entry depends on another page, besides the one that it leads to.

@@ -71,6 +71,6 @@ fn an_epoch_that_comes_again_knows_nothing_of_the_first() {
     context.epochs[0] = NO_EPOCH - 1;
     jumps.clear(context, false);
     assert_eq!(context.epochs[0], epoch);
-    assert_ne!(context.links[3].epoch, epoch);
+    assert_ne!(context.links.epochs[3], epoch);
     assert!(context.code_pages[0].iter().all(|page| page.epoch != epoch));
 }

@@ -13,7 +13,7 @@ use crate::block::{Access, Mode};
 use crate::context::register::{R10, R11};
 use crate::context::{Context, StackPage, offset};
 use crate::flags::Flags;
-use crate::jumps::{CodePage, Entry, Known, Link, Noted};
+use crate::jumps::{CodePage, Entry, Known, Noted};
 use crate::{alarm, jumps, tlb};
 
 /// One way out.
@@ -43,7 +43,7 @@ pub(crate) enum Kind {
     /// A jump to the linear address in `r10`, which the table of jumps does not know. When it does, it is looked up
     /// again, at `retry`.
     Find { mode: Mode, retry: u32 },
-    /// A direct jump to another page, at `distance` from the running one, whose [`Link`](crate::jumps::Link) is of another
+    /// A direct jump to another page, at `distance` from the running one: one of the [`Links`](crate::jumps::Links), of another
     /// epoch. When it is made good, that is looked at again, at `retry`. The jump is at `hole`, and the flags have been saved
     /// there or are in the host's.
     Link { mode: Mode, retry: u32, link: u32, hole: u32, distance: i32, saved: bool },
@@ -249,24 +249,23 @@ fn give_up(asm: &mut Asm, from: impl IntoIterator<Item = Hole>, routine: i32) {
 
 /// The code of [`Callee::Link`]. Changes `r10`, `r11` and the flags.
 pub(crate) fn find_link(view: u8, routine: i32) -> Vec<u8> {
-    let links = Context::link_offset(0);
     let mut asm = Asm::new(0);
     asm.pop_context(offset::STUB_NUMBER);
     asm.with_context(Op::Load, R10, offset::STUB_NUMBER);
     asm.load_link_to_r10();
     asm.store_context(offset::LINK, R10);
     asm.mov(R11, R10);
-    asm.load_extended(R10, links + offset_of!(Link, distance) as i32);
+    asm.load_extended(R10, offset::LINK_DISTANCES);
     asm.with_context(Op::Add, R10, offset::CODE_BASE);
     let [other, old] = find_page(&mut asm, view);
     asm.mov(R10, R11);
     asm.with_context(Op::Load, R11, offset::LINK);
-    asm.with_table_32(Op::Cmp, R10, links + offset_of!(Link, page) as i32);
+    asm.with_table_32(Op::Cmp, R10, offset::LINK_PAGES);
     let elsewhere = asm.jump_if(Condition::NE);
     asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
     asm.with_context_32(Op::Cmp, R10, alarm::epoch_offset(view));
     let rung = asm.jump_if(Condition::NE);
-    asm.store_table_32(R10, links + offset_of!(Link, epoch) as i32);
+    asm.store_table_32(R10, offset::LINK_EPOCHS);
     go_on(&mut asm, LINK_LEN);
     give_up(&mut asm, [other, old, elsewhere, rung], routine);
     asm.finish()
