@@ -165,9 +165,12 @@ impl Writer<'_> {
     pub(super) fn access_in_group(&mut self, access: &Access) -> Option<Place> {
         let n = self.group_of(access)?;
         let group = self.groups[n];
-        // For the others the sum of their registers is known with the distance.
+        // For the others it is known where the lowest access leads.
         let index = registers::host(group.base).filter(|_| group.index.is_none());
-        let place = Place { index, displacement: access.address.displacement };
+        let mut place = Place { index, displacement: access.address.displacement };
+        if index.is_none() {
+            place.displacement = place.displacement.checked_sub(group.low)?;
+        }
         let slot = match group.base {
             RSP => Context::stack_offset(self.mode.view) + StackPage::DELTA,
             _ => offset::DISTANCES + 8 * n as i32,
@@ -180,7 +183,6 @@ impl Writer<'_> {
         }
         let moved = if group.base == RSP { self.moved } else { 0 };
         let displacement = group.low.checked_sub(moved)?;
-        let back = group.low.checked_neg()?;
         let address = Address { index: group.index, ..Address::based(group.base, displacement) };
         let all = Access {
             address,
@@ -205,9 +207,8 @@ impl Writer<'_> {
         }
         self.look_up(&all, kind);
         if index.is_none() {
-            // Where the registers' sum leads, for what is then only a displacement away.
+            // Where the lowest of them is, for what is then only a displacement away.
             self.asm.with_table(Op::Add, R10, tlb::SHIFT, Context::tlb_offset(mode.view) + tlb::HOST);
-            self.asm.add_to(R10, R10, back);
         } else {
             self.load_delta();
         }
