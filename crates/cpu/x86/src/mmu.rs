@@ -71,28 +71,42 @@ struct Context {
     generation: u64,
 }
 
-/// Regions that may have been mapped by large pages since the buffer was last emptied: a bit each, found by
-/// hashing, so that a region without large pages may seem to have some, but not the other way round.
-struct LargePages<const WORDS: usize> {
-    bits: [u64; WORDS],
+/// Regions that may have been mapped by large pages since the buffer was last emptied. Each has a place, found by its number and by
+/// which half of the address space it is in; where several share one, others may seem to have large pages, too, but not the
+/// other way round. A kernel maps all of RAM by large pages: they must not make a program's small ones look large.
+struct LargePages<const PLACES: usize> {
+    regions: Box<[u64; PLACES]>,
     /// The region's size, as a power of two.
     shift: u32,
 }
 
-impl<const WORDS: usize> LargePages<WORDS> {
-    fn place(&self, linear: u64) -> (usize, u64) {
-        let region = (linear >> self.shift) as usize;
-        (region / 64 % WORDS, 1 << (region % 64))
+impl<const PLACES: usize> LargePages<PLACES> {
+    const NONE: u64 = u64::MAX;
+    const SEVERAL: u64 = u64::MAX - 1;
+
+    fn new(shift: u32) -> Self {
+        Self { regions: Box::new([Self::NONE; PLACES]), shift }
+    }
+
+    /// The region that an address is in, and its place.
+    fn region(&self, linear: u64) -> (u64, usize) {
+        let (region, half) = (linear >> self.shift, PLACES / 2);
+        (region, region as usize % half + if linear >> 63 == 0 { 0 } else { half })
     }
 
     fn mark(&mut self, linear: u64) {
-        let (word, bit) = self.place(linear);
-        self.bits[word] |= bit;
+        let (region, n) = self.region(linear);
+        let place = &mut self.regions[n];
+        *place = if [Self::NONE, region].contains(place) { region } else { Self::SEVERAL };
     }
 
     fn marked(&self, linear: u64) -> bool {
-        let (word, bit) = self.place(linear);
-        self.bits[word] & bit != 0
+        let (region, n) = self.region(linear);
+        [Self::SEVERAL, region].contains(&self.regions[n])
+    }
+
+    fn clear(&mut self) {
+        self.regions.fill(Self::NONE);
     }
 }
 
@@ -109,9 +123,9 @@ pub(crate) struct Mmu {
     /// Contexts that can be gone back to; those used last come first.
     contexts: [Context; CONTEXTS],
     /// Pages of 2 MiB, or halves of 4 MiB.
-    large: LargePages<64>,
+    large: LargePages<4096>,
     /// Pages of 1 GiB.
-    huge: LargePages<16>,
+    huge: LargePages<1024>,
     pub user: bool,
     pub smap: bool,
     alignment: bool,
@@ -181,8 +195,8 @@ impl Mmu {
             newest: 0,
             global_generation: 0,
             contexts: [Context { pcid: NOBODY, generation: 0 }; CONTEXTS],
-            large: LargePages { bits: [0; 64], shift: 21 },
-            huge: LargePages { bits: [0; 16], shift: 30 },
+            large: LargePages::new(21),
+            huge: LargePages::new(30),
             user: false,
             smap: false,
             alignment: false,
@@ -388,8 +402,8 @@ impl Mmu {
         self.stale.all = true;
         self.code_tag = NEVER;
         self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
-        self.large.bits.fill(0);
-        self.huge.bits.fill(0);
+        self.large.clear();
+        self.huge.clear();
         if self.global_generation == LAST_GENERATION {
             return self.empty();
         }
@@ -405,8 +419,8 @@ impl Mmu {
         self.stale.all = true;
         self.entries.fill(EMPTY);
         self.contexts.fill(Context { pcid: NOBODY, generation: 0 });
-        self.large.bits.fill(0);
-        self.huge.bits.fill(0);
+        self.large.clear();
+        self.huge.clear();
         (self.generation, self.newest, self.global_generation) = (0, 0, 0);
         self.code_tag = NEVER;
     }
@@ -439,5 +453,27 @@ impl Place {
             Some(offset) => Self::Ram(offset),
             None => Self::Device(physical),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pages_are_remembered_and_make_no_others_look_large() {
+        const KERNEL: u64 = 0xffff_8880_0000_0000;
+        let regions = || (0..256_u64).map(|n| n << 21);
+        let mut pages = LargePages::<4096>::new(21);
+        regions().for_each(|region| pages.mark(KERNEL + region));
+        assert!(regions().all(|region| pages.marked(KERNEL + region + 0x1000)));
+        assert!(regions().all(|region| !pages.marked(region)), "a program's are others");
+        assert!(!pages.marked(KERNEL + (256 << 21)));
+        // Two in one place, which do not forget each other.
+        let far = KERNEL + (2048 << 21);
+        pages.mark(far);
+        assert!(pages.marked(far) && pages.marked(KERNEL));
+        pages.clear();
+        assert!(!pages.marked(KERNEL) && !pages.marked(far));
     }
 }
