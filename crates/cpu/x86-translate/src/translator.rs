@@ -466,10 +466,13 @@ impl Machine {
         crossing: bool,
     ) -> Target {
         let target = self.target(linear, code, mode);
-        let mut global = self.interpreter.is_global(linear);
+        let mut global = true;
         if crossing {
-            global &= self.interpreter.is_global(next_page(linear));
+            global = self.interpreter.is_global(next_page(linear));
+            // That page was looked up last.
+            self.interpreter.place_code(linear);
         }
+        global &= self.interpreter.is_global(linear);
         let in_table = self.jumps.insert(context, mode.jumps(), linear, target as u64, global);
         if crossing {
             self.jumps.add_page(next_page(linear));

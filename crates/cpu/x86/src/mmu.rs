@@ -135,6 +135,8 @@ pub(crate) struct Mmu {
     /// The current code page: its tag, and the difference between its offset in RAM and its linear address.
     code_tag: u64,
     code_offset: usize,
+    /// It is a global page.
+    code_global: bool,
 }
 
 /// Translations of addresses that have been forgotten, and must be by all who have kept them elsewhere.
@@ -204,6 +206,7 @@ impl Mmu {
             stale: Stale::default(),
             code_tag: NEVER,
             code_offset: 0,
+            code_global: false,
         }
     }
 
@@ -280,6 +283,7 @@ impl Mmu {
         let entry = &self.entries[Self::slot(self.start, linear)];
         if entry.execute == tag {
             (self.code_tag, self.code_offset) = (tag, entry.offset);
+            self.code_global = entry.global == (linear & !PAGE_MASK | self.global_generation);
             return Some(entry.place(linear));
         }
         None
@@ -338,6 +342,10 @@ impl Mmu {
     /// Whether the translation of `linear`, which must have just been looked up with the current rights, is that of
     /// a global page.
     pub(crate) fn is_global(&self, linear: u64) -> bool {
+        // Another page may have taken the code page's entry.
+        if self.code_tag == (linear & !PAGE_MASK | self.generation) {
+            return self.code_global;
+        }
         let entry = &self.entries[Self::slot(self.start, linear)];
         entry.global == (linear & !PAGE_MASK | self.global_generation)
     }
@@ -459,6 +467,20 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_code_page_stays_global_when_another_page_takes_its_entry() {
+        let mut mmu = Mmu::new();
+        let page = |linear: u64| (linear, linear | (ENTRIES as u64) << 12);
+        let allowed = |global| Allowed { read: true, write: true, execute: true, size: 12, global };
+        for global in [true, false] {
+            let (code, data) = page(0x40_0000 + 0x1000 * u64::from(global));
+            mmu.insert(mmu.view(), code, 0x1000, allowed(global));
+            assert!(mmu.find_code(code + 5).is_some());
+            mmu.insert(mmu.view(), data, 0x2000, allowed(!global));
+            assert_eq!((mmu.find_code(code), mmu.is_global(code)), (Some(0x1000), global));
+        }
+    }
 
     #[test]
     fn large_pages_are_remembered_and_make_no_others_look_large() {
