@@ -173,11 +173,13 @@ impl Writer<'_> {
         if let Some(number) = plan.swapped {
             self.asm.swap_low_bytes(number);
         }
+        let before = self.asm.len();
         let known = self.asm.instruction(&plan.instruction);
         debug_assert!(known, "{i:?} was tried before");
         if let Some(number) = plan.swapped {
             self.asm.swap_low_bytes(number);
         }
+        self.keep_held(&plan, before);
         for Spilled { guest, scratch, .. } in plan.spilled() {
             if plan.written & 1 << guest != 0 {
                 self.store_guest(guest, scratch);
@@ -194,6 +196,16 @@ impl Writer<'_> {
             self.flags.set();
         }
         Ok(())
+    }
+
+    /// A scratch register still holds what it did `before` the instruction that was just written, or what that was given.
+    fn keep_held(&mut self, plan: &Plan, before: usize) {
+        let read = plan.spilled().last().map(|Spilled { guest, scratch, .. }| (guest, scratch));
+        let held = self.held.filter(|held| held.2 == before && plan.access.is_none());
+        let kept = read.or(held.map(|(guest, scratch, _)| (guest, scratch)));
+        self.held = kept
+            .filter(|(guest, _)| plan.written & 1 << guest == 0)
+            .map(|(guest, scratch)| (guest, scratch, self.asm.len()));
     }
 
     /// How an instruction is copied: with which operands, and what must be done before and after.
@@ -257,7 +269,12 @@ impl Writer<'_> {
             }
         }
         if memory.is_none() {
-            plan.leave_in_memory(i, info);
+            let holds = |spilled: &Spilled| {
+                self.held.is_some_and(|held| held.0 == spilled.guest && held.2 == self.asm.len())
+            };
+            if !plan.spilled().any(|spilled| holds(&spilled)) {
+                plan.leave_in_memory(i, info);
+            }
         } else {
             let size = i.memory_size().size() as u32;
             if size == 0 || size > 64 || info.used_memory().len() != 1 {
