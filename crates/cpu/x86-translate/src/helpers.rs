@@ -86,6 +86,10 @@ fn string(machine: &mut Machine, context: &mut Context, what: u32) -> bool {
             return false;
         }
         if let Some(source) = source {
+            if source < at && ((at - source) as u64) < size {
+                // Elements that overlap their own copies.
+                return false;
+            }
             let ram = &machine.interpreter.connections().ram;
             ram.copy_upwards(source, at, (count * size) as usize);
             context.gpr[RSI] = from.wrapping_add(count * size);

@@ -766,3 +766,28 @@ fn interrupts_anywhere_between_calls_and_returns_change_nothing() {
     }
     assert_eq!(end.gpr[14], taken, "each was seen once");
 }
+
+#[test]
+fn strings_that_overlap_their_own_copies_are_moved_element_by_element() {
+    for distance in 1..=8 {
+        let (mut pair, state) = guest(Level::User, |a| {
+            a.mov(rbx, DATA.linear)?;
+            a.mov(rax, 0x0807_0605_0403_0201_u64)?;
+            for n in 0..8 {
+                a.mov(qword_ptr(rbx + n * 8), rax)?;
+                a.rol(rax, 3)?;
+            }
+            a.mov(rsi, rbx)?;
+            a.lea(rdi, qword_ptr(rbx + distance))?;
+            a.movsw()?;
+            a.movsd()?;
+            a.movsq()?;
+            a.mov(ecx, 5)?;
+            a.rep().movsd()?;
+            a.mov(ecx, 3)?;
+            a.rep().movsq()?;
+            a.int3()
+        });
+        same(&mut pair, &state);
+    }
+}
