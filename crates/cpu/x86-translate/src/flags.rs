@@ -227,6 +227,11 @@ impl Flags {
         matches!(self, Self::Host(Some(recipe)) if *recipe != Recipe::Saved)
     }
 
+    /// Whether the host's are good, all of them.
+    pub(crate) fn are_in_host(&self) -> bool {
+        matches!(self, Self::Host(_))
+    }
+
     pub(crate) fn are_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
     }

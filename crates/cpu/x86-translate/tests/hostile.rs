@@ -791,3 +791,29 @@ fn strings_that_overlap_their_own_copies_are_moved_element_by_element() {
         same(&mut pair, &state);
     }
 }
+
+#[test]
+fn flags_after_a_rotation_are_found_without_losing_the_address_of_an_access() {
+    let (mut pair, state) = guest(Level::User, |a| {
+        a.mov(rbx, DATA.linear)?;
+        a.mov(rax, qword_ptr(rbx))?;
+        a.mov(rcx, qword_ptr(rbx + 8))?;
+        a.rol(edx, 3)?;
+        a.cmovs(rcx, qword_ptr(rbx + 16))?;
+        a.mov(rsi, qword_ptr(rbx + 8))?;
+        a.ror(edx, 7)?;
+        a.setp(byte_ptr(rbx + 24))?;
+        a.mov(rdi, qword_ptr(rbx + 8))?;
+        a.rol(edx, 5)?;
+        a.rcl(dword_ptr(rbx + 28), 1)?;
+        a.mov(rdi, qword_ptr(rbx + 8))?;
+        a.rol(edx, 1)?;
+        a.adc(qword_ptr(rbx + 32), rdx)?;
+        a.mov(rdi, qword_ptr(rbx + 8))?;
+        a.rol(edx, 9)?;
+        a.inc(dword_ptr(rbx + 40))?;
+        a.pushfq()?;
+        a.int3()
+    });
+    same(&mut pair, &state);
+}

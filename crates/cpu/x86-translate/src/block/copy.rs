@@ -155,8 +155,8 @@ impl Writer<'_> {
         if classify::needs_carry_alone(i) && self.flags.are_put_by() {
             self.flags.want_carry(&mut self.asm);
         } else if (reads || modified != 0 && !sets_all) && !rotates {
-            if plan.access.is_some() && self.flags.are_lost() {
-                // The recipe needs a scratch register, and the address is in `r10`.
+            if plan.access.is_some() && !self.flags.are_in_host() {
+                // That takes a scratch register, and the address is in `r10`.
                 self.asm.store_context(offset::TEMPORARY, R10);
                 self.flags.want(&mut self.asm);
                 self.asm.with_context(Op::Load, R10, offset::TEMPORARY);
