@@ -796,6 +796,10 @@ fn strings_that_overlap_their_own_copies_are_moved_element_by_element() {
 fn flags_after_a_rotation_are_found_without_losing_the_address_of_an_access() {
     let (mut pair, state) = guest(Level::User, |a| {
         a.mov(rbx, DATA.linear)?;
+        // Only what was stored to before is known for stores.
+        a.mov(ebp, 3)?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
         a.mov(rax, qword_ptr(rbx))?;
         a.mov(rcx, qword_ptr(rbx + 8))?;
         a.rol(edx, 3)?;
@@ -813,6 +817,8 @@ fn flags_after_a_rotation_are_found_without_losing_the_address_of_an_access() {
         a.rol(edx, 9)?;
         a.inc(dword_ptr(rbx + 40))?;
         a.pushfq()?;
+        a.dec(ebp)?;
+        a.jne(again)?;
         a.int3()
     });
     same(&mut pair, &state);
