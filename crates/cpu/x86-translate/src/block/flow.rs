@@ -8,6 +8,7 @@ use crate::asm::{Condition, Hole, Op};
 use crate::context::register::{R10, R11};
 use crate::context::{Context, offset};
 use crate::flags::Flags;
+use crate::groups::Item;
 use crate::jumps;
 use crate::registers;
 use crate::stub::Kind;
@@ -21,6 +22,11 @@ struct CheckedLink {
     /// The flags have been saved.
     saved: bool,
     distance: i32,
+}
+
+/// Whether something at `distance` from the page's start is in the page, but not behind the instruction at `at`.
+fn is_back(at: u32, distance: i32) -> bool {
+    (0..=at as i32).contains(&distance)
 }
 
 impl Writer<'_> {
@@ -55,16 +61,18 @@ impl Writer<'_> {
         i32::try_from(target).map_err(|_| ForInterpreter)
     }
 
-    /// Whether something at `distance` from the page's start is in the page, but not behind the current instruction.
-    fn goes_back(&self, distance: i32) -> bool {
-        (0..=self.at as i32).contains(&distance)
+    /// [`poll`](Self::poll), if something at `distance` from the page's start is where jumps go back to.
+    fn poll_if_back(&mut self, distance: i32) {
+        if is_back(self.at, distance) {
+            self.poll();
+        }
     }
 
     /// The last item that may go back within the page.
     pub(super) fn find_last_back(&self) -> Option<usize> {
-        self.items.iter().rposition(|item| {
-            self.target(&item.instruction).is_ok_and(|target| (0..=item.at as i32).contains(&target))
-        })
+        let goes_back =
+            |item: &Item| self.target(&item.instruction).is_ok_and(|target| is_back(item.at, target));
+        self.items.iter().rposition(goes_back)
     }
 
     /// Goes on at `distance` from the page's start. The current instruction has changed nothing yet.
@@ -72,9 +80,7 @@ impl Writer<'_> {
         if !(0..PAGE).contains(&distance) {
             return self.go_by_link(distance);
         }
-        if self.goes_back(distance) {
-            self.poll();
-        }
+        self.poll_if_back(distance);
         if self.is_start(distance) {
             return self.go_to_start();
         }
@@ -195,9 +201,7 @@ impl Writer<'_> {
         }
         let target = self.target(i)?;
         let in_page = (0..PAGE).contains(&target);
-        if self.goes_back(target) {
-            self.poll();
-        }
+        self.poll_if_back(target);
         self.flags.want(&mut self.asm);
         // The decoder counts them in the opcodes' order, from 1.
         let condition = Condition(i.condition_code() as u8 - 1);
@@ -269,9 +273,7 @@ impl Writer<'_> {
 
     pub(super) fn call(&mut self, i: &Instruction) -> Outcome {
         let target = self.target(i)?;
-        if self.goes_back(target) {
-            self.poll();
-        }
+        self.poll_if_back(target);
         self.flags.prepare_moving_stack(&mut self.asm);
         self.push_next();
         if (0..PAGE).contains(&target) {
