@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind, Register, UsedRegister};
 
-use super::{ARITHMETIC, Access, Address, ForInterpreter, Outcome, Writer};
+use super::{ARITHMETIC, Access, Address, ForInterpreter, Held, Outcome, Writer};
 use crate::asm::{Op, Place, Sum};
 use crate::classify;
 use crate::context::register::{R10, R11, RSP};
@@ -200,12 +200,11 @@ impl Writer<'_> {
 
     /// A scratch register still holds what it did `before` the instruction that was just written, or what that was given.
     fn keep_held(&mut self, plan: &Plan, before: usize) {
-        let read = plan.spilled().last().map(|Spilled { guest, scratch, .. }| (guest, scratch));
-        let held = self.held.filter(|held| held.2 == before && plan.access.is_none());
-        let kept = read.or(held.map(|(guest, scratch, _)| (guest, scratch)));
-        self.held = kept
-            .filter(|(guest, _)| plan.written & 1 << guest == 0)
-            .map(|(guest, scratch)| (guest, scratch, self.asm.len()));
+        let len = self.asm.len();
+        let read = plan.spilled().last().map(|Spilled { guest, scratch, .. }| Held { guest, scratch, len });
+        let held = self.held.filter(|held| held.len == before && plan.access.is_none());
+        let kept = read.or(held.map(|held| Held { len, ..held }));
+        self.held = kept.filter(|held| plan.written & 1 << held.guest == 0);
     }
 
     /// How an instruction is copied: with which operands, and what must be done before and after.
@@ -270,7 +269,7 @@ impl Writer<'_> {
         }
         if memory.is_none() {
             let holds = |spilled: &Spilled| {
-                self.held.is_some_and(|held| held.0 == spilled.guest && held.2 == self.asm.len())
+                self.held.is_some_and(|held| held.guest == spilled.guest && held.len == self.asm.len())
             };
             if !plan.spilled().any(|spilled| holds(&spilled)) {
                 plan.leave_in_memory(i, info);

@@ -239,15 +239,22 @@ pub(crate) struct Writer<'a> {
     moved: i32,
     /// The group whose distance is in `r10` if nothing has been written since there were so many bytes.
     in_r10: (usize, usize),
-    /// A guest register that is in memory, and the scratch register that has the same value if nothing has been written since there
-    /// were so many bytes.
-    held: Option<(u8, u8, usize)>,
+    held: Option<Held>,
     /// Where the block, the current instruction and the next are in the page.
     start: u32,
     at: u32,
     next: u32,
     info: &'a mut InstructionInfoFactory,
     features: &'a dyn Fn(&Instruction) -> bool,
+}
+
+/// A guest register that is in memory, and a scratch register that has the same value if nothing has been written since there were
+/// `len` bytes.
+#[derive(Clone, Copy)]
+struct Held {
+    guest: u8,
+    scratch: u8,
+    len: usize,
 }
 
 /// All six arithmetic flags.
@@ -599,9 +606,9 @@ impl<'a> Writer<'a> {
         match registers::host(guest) {
             Some(host) => self.asm.mov(to, host),
             None => match self.held {
-                Some((held, scratch, len)) if held == guest && len == self.asm.len() => {
-                    if scratch != to {
-                        self.asm.mov(to, scratch);
+                Some(held) if held.guest == guest && held.len == self.asm.len() => {
+                    if held.scratch != to {
+                        self.asm.mov(to, held.scratch);
                     }
                 }
                 _ => self.asm.with_context(Op::Load, to, Context::spilled_offset(guest)),
@@ -614,7 +621,7 @@ impl<'a> Writer<'a> {
             Some(host) => self.asm.mov(host, from),
             None => {
                 self.asm.store_context(Context::spilled_offset(guest), from);
-                self.held = Some((guest, from, self.asm.len()));
+                self.held = Some(Held { guest, scratch: from, len: self.asm.len() });
             }
         }
     }
