@@ -58,13 +58,8 @@ impl Writer<'_> {
             }
         };
         self.asm.store_place(place, from);
-        let before = self.asm.len();
-        self.flags.before_moving_stack(&mut self.asm, -8);
-        let kept = before == self.asm.len();
-        self.add_to_stack(-8);
-        if kept {
-            self.keep_r10(&to);
-        }
+        self.keep_r10(&to);
+        self.put_off_move(-8);
         Ok(())
     }
 
@@ -82,13 +77,8 @@ impl Writer<'_> {
             self.store_guest(number, R11);
         }
         if number != RSP {
-            let before = self.asm.len();
-            self.flags.before_moving_stack(&mut self.asm, 8);
-            let kept = before == self.asm.len();
-            self.add_to_stack(8);
-            if kept {
-                self.keep_r10(&from);
-            }
+            self.keep_r10(&from);
+            self.put_off_move(8);
         }
         Ok(())
     }

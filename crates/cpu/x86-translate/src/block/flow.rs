@@ -44,6 +44,7 @@ impl Writer<'_> {
         if self.polled {
             return;
         }
+        self.settle_stack();
         self.polled = true;
         self.flags.lose(&mut self.asm);
         self.asm.compare_context_32_with_zero(alarm::ATTENTION);

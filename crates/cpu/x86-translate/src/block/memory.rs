@@ -94,6 +94,7 @@ impl Writer<'_> {
         if let Some(place) = self.access_in_group(&access) {
             return place;
         }
+        self.settle_stack();
         self.flags.lose(&mut self.asm);
         self.poll_if_free();
         let retry = self.place_of(self.asm.here());
@@ -179,8 +180,12 @@ impl Writer<'_> {
             if self.in_r10 != (n, self.asm.len()) {
                 self.asm.with_context(Op::Load, R10, slot);
             }
+            if group.base == RSP {
+                place.displacement = place.displacement.checked_add(self.put_off)?;
+            }
             return Some(place);
         }
+        self.settle_stack();
         let moved = if group.base == RSP { self.moved } else { 0 };
         let displacement = group.low.checked_sub(moved)?;
         let address = Address { index: group.index, ..Address::based(group.base, displacement) };

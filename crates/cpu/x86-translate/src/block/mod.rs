@@ -237,6 +237,9 @@ pub(crate) struct Writer<'a> {
     /// The current item, and how far the stack pointer has moved since its value was last unknown.
     item: usize,
     moved: i32,
+    /// How far the guest's stack pointer is beyond the host's register for it: pushes and pops put off what they do to it. No stub is
+    /// made before it is made good.
+    put_off: i32,
     /// The group whose distance is in `r10` if nothing has been written since there were so many bytes.
     in_r10: (usize, usize),
     held: Option<Held>,
@@ -295,6 +298,7 @@ impl<'a> Writer<'a> {
             known: 0,
             item: 0,
             moved: 0,
+            put_off: 0,
             in_r10: (0, usize::MAX),
             held: None,
             start,
@@ -448,6 +452,9 @@ impl<'a> Writer<'a> {
             (self.item, self.at, self.next) = (n, at, next);
             let shadow = self.is_in_shadow(n);
             self.in_shadow = shadow;
+            if !self.leaves_stack_pointer(&instruction) {
+                self.settle_stack();
+            }
             // Branches look at the attention before they are done, and the interpreter after it.
             if !good || shadow && instruction.flow_control() != FlowControl::Next {
                 return self.interpret();
@@ -483,6 +490,7 @@ impl<'a> Writer<'a> {
                 }
             }
         }
+        self.settle_stack();
         self.at = self.next;
         if self.is_in_shadow(self.items.len()) {
             self.interpret();
@@ -496,6 +504,7 @@ impl<'a> Writer<'a> {
 
     /// Leaves the current instruction to the interpreter.
     fn interpret(&mut self) {
+        self.settle_stack();
         let hole = self.asm.jump();
         self.interpret_if(hole);
     }
@@ -513,6 +522,7 @@ impl<'a> Writer<'a> {
 
     /// A new stub; its address.
     pub(super) fn new_stub(&mut self, next: i32, kind: Kind) -> usize {
+        debug_assert_eq!(self.put_off, 0, "a stub's stack pointer is right");
         let stub = Stub { flags: self.flags, next, kind };
         self.stubs.push(stub);
         let at = self.next_stub;
@@ -623,6 +633,37 @@ impl<'a> Writer<'a> {
                 self.asm.store_context(Context::spilled_offset(guest), from);
                 self.held = Some(Held { guest, scratch: from, len: self.asm.len() });
             }
+        }
+    }
+
+    /// Whether an instruction uses the stack pointer in ways alone that take into account what is put off.
+    fn leaves_stack_pointer(&mut self, i: &Instruction) -> bool {
+        let is_rsp = |register| registers::number(register) == Some(RSP);
+        let names_it = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && is_rsp(i.op_register(n)));
+        if names_it || i.flow_control() != FlowControl::Next || is_rsp(i.memory_index()) {
+            return false;
+        }
+        if matches!(i.mnemonic(), Mnemonic::Push | Mnemonic::Pop) {
+            return true;
+        }
+        let implied = i.is_stack_instruction();
+        match classify::classify(i, self.mode) {
+            classify::Class::Copy => !implied && !classify::may_raise(i, self.mode) && !classify::uses_x87(i),
+            classify::Class::Lea => !is_rsp(i.memory_base()),
+            _ => false,
+        }
+    }
+
+    /// The guest's stack pointer moves, some time before the next stub.
+    fn put_off_move(&mut self, by: i32) {
+        self.put_off += by;
+    }
+
+    /// Lets the host's register for the guest's stack pointer be good.
+    pub(super) fn settle_stack(&mut self) {
+        match std::mem::take(&mut self.put_off) {
+            0 => {}
+            by => self.move_stack(by),
         }
     }
 
