@@ -214,28 +214,38 @@ impl Asm {
 
     /// `op reg, [r10 + index + displacement]`, 64 bits.
     pub(crate) fn with_place(&mut self, op: Op, reg: u8, place: Place) {
-        self.at_place(true, op as u8, reg, place);
+        self.at_place(true, &[op as u8], reg, place);
     }
 
     /// `mov [r10 + index + displacement], reg`, 64 bits.
     pub(crate) fn store_place(&mut self, place: Place, reg: u8) {
-        self.at_place(true, STORE, reg, place);
+        self.at_place(true, &[STORE], reg, place);
+    }
+
+    /// `mov reg, [r10 + index + displacement]`, `size` bytes, zero-extended.
+    pub(crate) fn load_place(&mut self, size: u16, reg: u8, place: Place) {
+        let opcode: &[u8] = match size {
+            1 => &[0x0f, 0xb6],
+            2 => &[0x0f, 0xb7],
+            _ => &[Op::Load as u8],
+        };
+        self.at_place(size == 8, opcode, reg, place);
     }
 
     /// `mov [r10 + index + displacement], reg`, 16 bits.
     pub(crate) fn store_place_16(&mut self, place: Place, reg: u8) {
         self.byte(0x66);
-        self.at_place(false, STORE, reg, place);
+        self.at_place(false, &[STORE], reg, place);
     }
 
-    fn at_place(&mut self, wide: bool, opcode: u8, reg: u8, place: Place) {
+    fn at_place(&mut self, wide: bool, opcode: &[u8], reg: u8, place: Place) {
         let Some(index) = place.index else {
             self.rex(wide, reg, 0, R10);
-            self.byte(opcode);
+            self.bytes(opcode);
             return self.memory(reg, R10, place.displacement);
         };
         self.rex(wide, reg, index, R10);
-        self.byte(opcode);
+        self.bytes(opcode);
         let sib = (index & 7) << 3 | R10 & 7;
         match i8::try_from(place.displacement) {
             Ok(short) => self.bytes(&[0x44 | (reg & 7) << 3, sib, short as u8]),

@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) spilled: [u64; 3],
     /// The pages that the stacks of each view are in, the user's first: see [`StackPage`].
     stack_of_users: StackPage,
+    /// What registers held that flags were computed from: see [`COPIES`].
+    copies: [u64; COPIES.len()],
     /// Of each group of accesses: the distance from the guest's address to the host's ([`crate::groups`]).
     pub(crate) distances: [u64; crate::groups::MOST],
     stacks_of_supervisors: [StackPage; 2],
@@ -108,6 +110,9 @@ pub(crate) struct Context {
 /// The guest's registers that have no host register.
 pub(crate) const SPILLED: [u8; 3] = [register::R8, register::R10, register::R11];
 
+/// Numbers of copies of registers, where others have numbers of registers: [`Context`] has them.
+pub(crate) const COPIES: [u8; 2] = [16, 17];
+
 /// The page that the stack of a view was in last. For accesses through the stack pointer this takes the place of the TLB,
 /// as long as they stay there.
 #[repr(C)]
@@ -164,6 +169,7 @@ offsets! {
     NO_STACK = no_stack;
     STUB_NUMBER = stub_number;
     SPILLED = spilled;
+    COPIES = copies;
     STACK_OF_USERS = stack_of_users;
     STACKS_OF_SUPERVISORS = stacks_of_supervisors;
     CODE_BASE = code_base;
@@ -199,21 +205,26 @@ impl Context {
         unsafe { &*self.alarm }
     }
 
-    /// Where a register is that has no host register.
+    /// Where a register is that has no host register, or a copy.
     ///
     /// # Panics
     /// For another.
-    pub(crate) fn spilled_offset(number: u8) -> i32 {
+    pub(crate) fn slot_offset(number: u8) -> i32 {
+        if let Some(n) = COPIES.iter().position(|copy| *copy == number) {
+            return offset::COPIES + 8 * n as i32;
+        }
         let n = SPILLED.iter().position(|spilled| *spilled == number);
         let Some(n) = n else { unreachable!("register {number} has a host register") };
         offset::SPILLED + 8 * n as i32
     }
 
-    /// A guest's register, while translated code does not run.
+    /// A guest's register, or a copy, while translated code does not run.
     pub(crate) fn register(&self, number: u8) -> u64 {
-        match SPILLED.iter().position(|spilled| *spilled == number) {
-            Some(n) => self.spilled[n],
-            None => self.gpr[usize::from(number)],
+        let in_list = |list: &[u8]| list.iter().position(|other| *other == number);
+        match (in_list(&SPILLED), in_list(&COPIES)) {
+            (Some(n), _) => self.spilled[n],
+            (_, Some(n)) => self.copies[n],
+            _ => self.gpr[usize::from(number)],
         }
     }
 
@@ -226,7 +237,7 @@ impl Context {
         }
     }
 
-    fn stack(&mut self, view: u8) -> &mut StackPage {
+    pub(crate) fn stack(&mut self, view: u8) -> &mut StackPage {
         match self.stacks_of_supervisors.get_mut(usize::from(view)) {
             Some(stack) => stack,
             None => &mut self.stack_of_users,

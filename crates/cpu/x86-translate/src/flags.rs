@@ -1,21 +1,22 @@
 //! Where the guest's arithmetic flags are while a block is written.
 //!
 //! They live in the host's. The translator's own checks destroy those, so each time it either knows how to have
-//! the host compute them anew, from registers that still hold what they were computed from, or saves them. They are
-//! made good only when somebody looks: an instruction that reads them, the end of the block, or a fault.
+//! the host compute them anew, from what they were computed from, or saves them. They are made good only when somebody looks:
+//! an instruction that reads them, the end of the block, or a fault. Most often nobody does before they are set again, so a
+//! copy of a register that is about to change is cheaper than to save them.
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 use serde::{Deserialize, Serialize};
 
 use crate::asm::{Asm, Op};
-use crate::context::offset;
 use crate::context::register::{R10, RSP};
+use crate::context::{BELOW, COPIES, Context, offset};
 use crate::registers;
 
 /// An operand that flags were computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Operand {
-    /// A guest's register, which has a host register.
+    /// A guest's register, or one of [`COPIES`].
     Register(u8),
     Constant(i32),
 }
@@ -25,14 +26,8 @@ pub(crate) enum Operand {
 pub(crate) enum Recipe {
     /// They have been saved.
     Saved,
-    /// By the same comparison, of `size` bytes.
-    Again {
-        #[serde(with = "code_by_number")]
-        code: Code,
-        first: u8,
-        by: Operand,
-        size: u8,
-    },
+    /// By the same comparison, of `size` bytes: `test` or `cmp`.
+    Again { test: bool, first: u8, by: Operand, size: u8 },
     /// By the test of a result.
     Test { result: u8, wide: bool },
     /// By going back from the result to what it was, and doing the same again: an addition or a subtraction. The
@@ -51,11 +46,28 @@ pub(crate) enum Flags {
     Rotated,
 }
 
+/// What is going to happen to the flags next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The host's will be something else, while these are good still.
+    Lost,
+    Unknown,
+}
+
 /// In the form in which [`Asm::save_flags`] saves them.
 const CARRY_AND_OVERFLOW: u64 = 1 << 8 | 1;
 
+/// Nothing changes a copy.
 fn bit(register: u8) -> u16 {
-    1 << register
+    if COPIES.contains(&register) { 0 } else { 1 << register }
+}
+
+/// Loads a guest's register into the host's `r10`, if it has no host register: where it is then.
+fn load(asm: &mut Asm, register: u8) -> u8 {
+    registers::host(register).unwrap_or_else(|| {
+        asm.with_context(Op::Load, R10, Context::slot_offset(register));
+        R10
+    })
 }
 
 impl Recipe {
@@ -70,7 +82,6 @@ impl Recipe {
             let register = i.op_register(n);
             (i.op_kind(n) == OpKind::Register && !registers::is_high_byte(register))
                 .then(|| registers::number(register))?
-                .filter(|number| registers::host(*number).is_some())
         };
         let result = register(0)?;
         let constant = || match i.op1_kind() {
@@ -87,7 +98,8 @@ impl Recipe {
         let full = size >= 4;
         match i.mnemonic() {
             Mnemonic::Cmp | Mnemonic::Test => {
-                Some(Self::Again { code: i.code(), first: result, by, size: size as u8 })
+                let test = i.mnemonic() == Mnemonic::Test;
+                Some(Self::Again { test, first: result, by, size: size as u8 })
             }
             Mnemonic::And | Mnemonic::Or | Mnemonic::Xor if full => Some(Self::Test { result, wide }),
             Mnemonic::Add | Mnemonic::Sub if full => match by {
@@ -112,9 +124,32 @@ impl Recipe {
         }
     }
 
-    /// What they are, where [`Asm::save_flags`] saves them; `saved` is what it has saved there last.
-    fn value(&self, gpr: &[u64; 16], saved: u64) -> u64 {
-        let value = |number: u8| gpr[usize::from(number)];
+    /// The same for the operands `first`, or the result, and `by`.
+    fn operands(&mut self) -> [Option<&mut u8>; 2] {
+        match self {
+            Self::Saved => [None, None],
+            Self::Again { first, by: Operand::Register(by), .. } => [Some(first), Some(by)],
+            Self::Redo { result, by: Operand::Register(by), .. } => [Some(result), Some(by)],
+            Self::Again { first: one, .. }
+            | Self::Test { result: one, .. }
+            | Self::Redo { result: one, .. } => [Some(one), None],
+        }
+    }
+
+    /// Copies those operands that are about to change; changes `r10`, and no flags.
+    fn copy(&mut self, asm: &mut Asm, changed: u16) {
+        for (operand, copy) in self.operands().into_iter().zip(COPIES) {
+            if let Some(operand) = operand.filter(|operand| bit(**operand) & changed != 0) {
+                let from = load(asm, *operand);
+                asm.store_context(Context::slot_offset(copy), from);
+                *operand = copy;
+            }
+        }
+    }
+
+    /// What they are, where [`Asm::save_flags`] saves them; `saved` is what it has saved there last. `value` tells what is in
+    /// registers and copies.
+    fn value(&self, value: &dyn Fn(u8) -> u64, saved: u64) -> u64 {
         let second = |by: Operand| match by {
             Operand::Register(number) => value(number),
             Operand::Constant(value) => i64::from(value) as u64,
@@ -122,9 +157,7 @@ impl Recipe {
         let width = |wide: bool| if wide { 8 } else { 4 };
         match *self {
             Self::Saved => saved,
-            Self::Again { code, first, by, size } if code.mnemonic() == Mnemonic::Test => {
-                of_logic(value(first) & second(by), size)
-            }
+            Self::Again { test: true, first, by, size } => of_logic(value(first) & second(by), size),
             Self::Again { first, by, size, .. } => of_subtraction(value(first), second(by), size),
             Self::Test { result, wide } => of_logic(value(result), width(wide)),
             Self::Redo { subtract, result, by, wide, grown } => {
@@ -139,31 +172,74 @@ impl Recipe {
     }
 
     fn write(&self, asm: &mut Asm) {
-        let host = |guest: u8| registers::host(guest).unwrap_or(guest);
         match *self {
             Self::Saved => asm.restore_flags(offset::FLAGS),
-            Self::Again { code, first, by, size } => {
-                let register = |number: u8| registers::sized(size, host(number));
-                let first = register(first);
+            Self::Again { test, first, by, size } => {
+                let first = registers::sized(size, load(asm, first));
                 let again = match by {
-                    Operand::Register(number) => Instruction::with2(code, first, register(number)),
-                    Operand::Constant(value) => Instruction::with2(code, first, value),
+                    Operand::Register(number) => match registers::host(number) {
+                        Some(by) => {
+                            let [code, ..] = codes(test, size);
+                            Instruction::with2(code, first, registers::sized(size, by))
+                        }
+                        None => with_slot(test, first, size, number),
+                    },
+                    Operand::Constant(value) => {
+                        let [_, short, code] = codes(test, size);
+                        let code = if i8::try_from(value).is_ok() { short } else { code };
+                        Instruction::with2(code, first, value)
+                    }
                 };
                 let known = again.is_ok_and(|again| asm.instruction(&again));
                 debug_assert!(known, "a comparison of registers can be encoded");
             }
-            Self::Test { result, wide } => asm.test(wide, host(result)),
+            Self::Test { result, wide } => {
+                let result = load(asm, result);
+                asm.test(wide, result);
+            }
             Self::Redo { subtract, result, by, wide, grown } => {
-                asm.add_to(R10, host(result), -grown);
+                let result = load(asm, result);
+                if grown != 0 || result != R10 {
+                    asm.add_to(R10, result, -grown);
+                }
                 let ops = if subtract { [Op::Add, Op::Sub] } else { [Op::Sub, Op::Add] };
                 for op in ops {
                     match by {
-                        Operand::Register(number) => asm.with_register(op, wide, R10, host(number)),
                         Operand::Constant(value) => asm.with_value(op, wide, R10, value),
+                        Operand::Register(number) => match registers::host(number) {
+                            Some(by) => asm.with_register(op, wide, R10, by),
+                            None if wide => asm.with_context(op, R10, Context::slot_offset(number)),
+                            None => asm.with_context_32(op, R10, Context::slot_offset(number)),
+                        },
                     }
                 }
             }
         }
+    }
+}
+
+/// A comparison of `size` bytes of a host's register with a guest's that is in memory, or with a copy.
+fn with_slot(test: bool, first: Register, size: u8, slot: u8) -> Result<Instruction, iced_x86::IcedError> {
+    let displacement = i64::from(Context::slot_offset(slot) + BELOW);
+    let second = MemoryOperand::with_base_displ(Register::RSP, displacement);
+    match codes(test, size) {
+        [code, ..] if test => Instruction::with2(code, second, first),
+        [code, ..] => Instruction::with2(code, first, second),
+    }
+}
+
+/// `test` or `cmp` of `size` bytes: of two registers, or of one and memory; of one and a byte; and of one and a constant.
+fn codes(test: bool, size: u8) -> [Code; 3] {
+    use Code as C;
+    match (test, size) {
+        (true, 8) => [C::Test_rm64_r64, C::Test_rm64_imm32, C::Test_rm64_imm32],
+        (true, 4) => [C::Test_rm32_r32, C::Test_rm32_imm32, C::Test_rm32_imm32],
+        (true, 2) => [C::Test_rm16_r16, C::Test_rm16_imm16, C::Test_rm16_imm16],
+        (true, _) => [C::Test_rm8_r8, C::Test_rm8_imm8, C::Test_rm8_imm8],
+        (false, 8) => [C::Cmp_r64_rm64, C::Cmp_rm64_imm8, C::Cmp_rm64_imm32],
+        (false, 4) => [C::Cmp_r32_rm32, C::Cmp_rm32_imm8, C::Cmp_rm32_imm32],
+        (false, 2) => [C::Cmp_r16_rm16, C::Cmp_rm16_imm8, C::Cmp_rm16_imm16],
+        (false, _) => [C::Cmp_r8_rm8, C::Cmp_rm8_imm8, C::Cmp_rm8_imm8],
     }
 }
 
@@ -196,12 +272,12 @@ impl Flags {
         }
     }
 
-    /// What they are, in the form in which [`Asm::save_flags`] saves them: with the guest's registers, what was saved
+    /// What they are, in the form in which [`Asm::save_flags`] saves them: with what is in registers and copies, what was saved
     /// last, and the host's flags in that form.
-    pub(crate) fn value(&self, gpr: &[u64; 16], saved: u64, host: u64) -> u64 {
+    pub(crate) fn value(&self, register: &dyn Fn(u8) -> u64, saved: u64, host: u64) -> u64 {
         match self {
             Self::Host(_) => host,
-            Self::Lost(recipe) => recipe.value(gpr, saved),
+            Self::Lost(recipe) => recipe.value(register, saved),
             Self::Rotated => saved & !CARRY_AND_OVERFLOW | host & CARRY_AND_OVERFLOW,
         }
     }
@@ -236,29 +312,30 @@ impl Flags {
         matches!(self, Self::Lost(_))
     }
 
-    /// The registers of `written`, a bit each, are about to change.
-    pub(crate) fn before_writing(&mut self, asm: &mut Asm, written: u16) {
-        match *self {
-            Self::Lost(recipe) if recipe.needs() & written != 0 => {
-                self.write_back(asm);
-                *self = Self::Host(None);
-            }
-            Self::Host(Some(recipe)) if recipe.needs() & written != 0 => *self = Self::Host(None),
-            _ => {}
+    /// The registers of `written`, a bit each, are about to change; `fate` is what is going to happen to the flags. Changes `r10`.
+    pub(crate) fn before_writing(&mut self, asm: &mut Asm, written: u16, fate: Fate) {
+        let (Self::Host(Some(recipe)) | Self::Lost(recipe)) = self else { return };
+        if recipe.needs() & written == 0 {
+            return;
         }
+        if fate == Fate::Lost {
+            return recipe.copy(asm, written);
+        }
+        self.write_back(asm);
+        *self = Self::Host(None);
     }
 
     /// The stack pointer is going to grow by a constant: later, when no scratch register may be changed.
     pub(crate) fn prepare_moving_stack(&mut self, asm: &mut Asm) {
         if !self.follow_stack(0) {
-            self.before_writing(asm, bit(RSP));
+            self.before_writing(asm, bit(RSP), Fate::Unknown);
         }
     }
 
     /// The stack pointer is about to grow by `by`, or shrink, and no flag changes.
     pub(crate) fn before_moving_stack(&mut self, asm: &mut Asm, by: i32) {
         if !self.follow_stack(by) {
-            self.before_writing(asm, bit(RSP));
+            self.before_writing(asm, bit(RSP), Fate::Unknown);
         }
     }
 
@@ -275,6 +352,20 @@ impl Flags {
     /// An instruction has set all of them.
     pub(crate) fn set_by(&mut self, instruction: &Instruction) {
         *self = Self::Host(Recipe::of(instruction));
+    }
+
+    /// A comparison has set them whose operand `n`, of `size` bytes in memory, there is a copy of: that of this number.
+    pub(crate) fn set_by_comparison(&mut self, instruction: &Instruction, n: u32, size: u8) {
+        // Any register will do.
+        let mut named = *instruction;
+        registers::set_operand(&mut named, n, registers::sized(size, R10));
+        let mut recipe = Recipe::of(&named);
+        if let Some([first, second]) = recipe.as_mut().map(Recipe::operands)
+            && let Some(operand) = if n == 0 { first } else { second }
+        {
+            *operand = COPIES[n as usize];
+        }
+        *self = Self::Host(recipe);
     }
 
     /// A rotation has set CF and OF, while the others are where they were saved.
@@ -298,23 +389,6 @@ impl Flags {
     /// An instruction has set some of them, or something has that cannot be done again.
     pub(crate) fn set(&mut self) {
         *self = Self::Host(None);
-    }
-}
-
-/// How the form of a comparison is packed.
-mod code_by_number {
-    use iced_x86::Code;
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[allow(clippy::trivially_copy_pass_by_ref)] // So it is called.
-    pub(super) fn serialize<S: Serializer>(code: &Code, serializer: S) -> Result<S::Ok, S::Error> {
-        (*code as u16).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Code, D::Error> {
-        let number = u16::deserialize(deserializer)?;
-        Code::try_from(usize::from(number)).map_err(D::Error::custom)
     }
 }
 

@@ -74,10 +74,15 @@ pub(crate) struct Member {
 }
 
 impl Group {
+    /// Whether item `n` is not before its first access, nor behind its last.
+    pub(crate) fn spans(&self, n: usize) -> bool {
+        (self.first..=self.last).contains(&n)
+    }
+
     /// Whether an access of item `n` belongs to it.
     pub(crate) fn has(&self, n: usize, m: &Member) -> bool {
         (self.base, self.index) == (m.base, m.index)
-            && (self.first..=self.last).contains(&n)
+            && self.spans(n)
             && m.distance >= self.low
             && m.distance.checked_add(m.size).is_some_and(|end| end <= self.high)
             && (!m.write || self.write)

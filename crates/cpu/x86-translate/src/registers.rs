@@ -4,15 +4,15 @@
 //! `r11` are the translator's scratch. The guest's `r8`, `r10` and `r11` are in memory: compilers use these least, and hardly
 //! ever for what is used for long.
 
-use iced_x86::Register;
+use iced_x86::{Instruction, OpKind, Register};
 
 use crate::context::register::{R8, R10, R11, RSP};
 
-/// The host's register of a guest's, or `None` if it is in memory.
+/// The host's register of a guest's, or `None` if it is in memory, as copies are.
 pub(crate) fn host(guest: u8) -> Option<u8> {
     match guest {
         RSP => Some(R8),
-        R8 | R10 | R11 => None,
+        R8 | R10 | R11 | 16.. => None,
         _ => Some(guest),
     }
 }
@@ -30,6 +30,18 @@ pub(crate) fn number(register: Register) -> Option<u8> {
 /// `ah`, `bh`, `ch` or `dh`.
 pub(crate) fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
+}
+
+/// Lets operand `n`, one of the first four, be a register.
+pub(crate) fn set_operand(instruction: &mut Instruction, n: u32, register: Register) {
+    instruction.set_op_kind(n, OpKind::Register);
+    match n {
+        0 => instruction.set_op0_register(register),
+        1 => instruction.set_op1_register(register),
+        2 => instruction.set_op2_register(register),
+        3 => instruction.set_op3_register(register),
+        _ => {}
+    }
 }
 
 /// The register of the same size as `like` with another number.

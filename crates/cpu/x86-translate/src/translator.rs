@@ -734,7 +734,7 @@ unsafe extern "C" fn monitor(context: *mut Context, number: u32) -> u64 {
     }
     context.why = why;
     context.stub = number;
-    context.flags = stub.flags.value(&context.gpr, context.flags, context.host_flags);
+    context.flags = stub.flags.value(&|number| context.register(number), context.flags, context.host_flags);
     context.rip = context.code_base.wrapping_add(i64::from(stub.next) as u64);
     0
 }

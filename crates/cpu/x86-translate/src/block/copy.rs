@@ -6,7 +6,8 @@ use super::{ARITHMETIC, Access, Address, ForInterpreter, Held, Outcome, Writer};
 use crate::asm::{Op, Place, Sum};
 use crate::classify;
 use crate::context::register::{R10, R11, RSP};
-use crate::context::{BELOW, Context, offset};
+use crate::context::{BELOW, COPIES, Context, offset};
+use crate::flags::Fate;
 use crate::registers::{self, with_number};
 
 impl Writer<'_> {
@@ -59,7 +60,7 @@ impl Writer<'_> {
         };
         self.asm.store_place(place, from);
         self.keep_r10(&to);
-        self.put_off_move(-8);
+        self.put_off -= 8;
         Ok(())
     }
 
@@ -68,7 +69,7 @@ impl Writer<'_> {
             return Err(ForInterpreter);
         }
         let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
-        self.flags.before_writing(&mut self.asm, 1 << number);
+        self.before_writing(1 << number);
         let from = Access::new(Address::on_stack(0), 8, false);
         let place = self.access(from);
         let to = registers::host(number).unwrap_or(R11);
@@ -78,7 +79,7 @@ impl Writer<'_> {
         }
         if number != RSP {
             self.keep_r10(&from);
-            self.put_off_move(8);
+            self.put_off += 8;
         }
         Ok(())
     }
@@ -88,7 +89,7 @@ impl Writer<'_> {
         if i.code() != iced_x86::Code::Leaveq {
             return Err(ForInterpreter);
         }
-        self.flags.before_writing(&mut self.asm, 1 << RBP | 1 << RSP);
+        self.before_writing(1 << RBP | 1 << RSP);
         let address = Address { base: Some(RBP), ..Address::on_stack(0) };
         let place = self.access(Access::new(address, 8, false));
         self.asm.with_place(Op::Load, R10, place);
@@ -104,7 +105,7 @@ impl Writer<'_> {
         if to.size() == 2 {
             return Err(ForInterpreter);
         }
-        self.flags.before_writing(&mut self.asm, 1 << number);
+        self.before_writing(1 << number);
         let wide = address.wide && to.size() == 8;
         let host = registers::host(number);
         self.address_to(host.unwrap_or(R10), wide, &address);
@@ -125,10 +126,11 @@ impl Writer<'_> {
         let reads = classify::reads_flags(i);
         let sets_all = modified == ARITHMETIC && !reads;
         if !sets_all {
-            self.flags.before_writing(&mut self.asm, plan.written);
+            self.before_writing(plan.written);
         }
         let rotates = classify::rotates_by_constant(i) && plan.access.is_none() && self.flags.are_put_by();
         let mut placed = None;
+        let mut operand = None;
         if let Some(access) = plan.access {
             let mut place = self.access(access);
             if plan.swapped.is_some() && place.index == plan.swapped {
@@ -140,6 +142,7 @@ impl Writer<'_> {
                 place.index = None;
             }
             plan.put(place);
+            operand = memory.map(|n| (n, place));
             placed = plan.swapped.is_none().then_some(access);
         }
         if classify::needs_carry_alone(i) && self.flags.are_put_by() {
@@ -163,6 +166,10 @@ impl Writer<'_> {
         if let Some(number) = plan.swapped {
             self.asm.swap_low_bytes(number);
         }
+        let copied = operand.filter(|_| plan.compares() && self.fate(self.item + 1) == Fate::Lost);
+        if let Some((n, place)) = copied {
+            self.compare_copy(&mut plan, n, place);
+        }
         let before = self.asm.len();
         let known = self.asm.instruction(&plan.instruction);
         debug_assert!(known, "{i:?} was tried before");
@@ -180,12 +187,22 @@ impl Writer<'_> {
         }
         if rotates {
             self.flags.rotate();
+        } else if let (Some((n, _)), Some(access)) = (copied, plan.access) {
+            self.flags.set_by_comparison(i, n, access.size as u8);
         } else if sets_all {
             self.flags.set_by(i);
         } else if modified != 0 {
             self.flags.set();
         }
         Ok(())
+    }
+
+    /// Lets a comparison with operand `n` in memory work on a copy, so that its flags can be computed anew.
+    fn compare_copy(&mut self, plan: &mut Plan, n: u32, place: Place) {
+        let Some(Access { size, .. }) = plan.access else { return };
+        self.asm.load_place(size, R11, place);
+        self.asm.store_context(Context::slot_offset(COPIES[n as usize]), R11);
+        registers::set_operand(&mut plan.instruction, n, registers::sized(size as u8, R11));
     }
 
     /// A scratch register still holds what it did `before` the instruction that was just written, or what that was given.
@@ -240,7 +257,7 @@ impl Writer<'_> {
                             plan.scratch_for(number, read, &mut scratch)?
                         }
                     };
-                    set_register(&mut plan.instruction, n, with_number(register, host));
+                    registers::set_operand(&mut plan.instruction, n, with_number(register, host));
                 }
                 OpKind::Memory => {
                     write |= !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
@@ -356,7 +373,7 @@ impl Plan {
         host.set_memory_index_scale(1);
         // Before a register it means nothing.
         host.set_segment_prefix(Register::None);
-        let offset = Context::spilled_offset(guest) + BELOW;
+        let offset = Context::slot_offset(guest) + BELOW;
         host.set_memory_displacement64(i64::from(offset) as u64);
         host.set_memory_displ_size(if i8::try_from(offset).is_ok() { 1 } else { 8 });
         let codes = [Some(i.code()), classify::with_second_in_memory(i.code())];
@@ -391,7 +408,7 @@ impl Plan {
         if others > 0 || !alone {
             return Err(ForInterpreter);
         }
-        set_register(&mut self.instruction, operand, registers::sized(1, number));
+        registers::set_operand(&mut self.instruction, operand, registers::sized(1, number));
         self.swapped = Some(number);
         Ok(())
     }
@@ -410,18 +427,16 @@ impl Plan {
         });
     }
 
+    /// Whether it compares a general-purpose register or a constant with memory, and a scratch register is free.
+    fn compares(&self) -> bool {
+        matches!(self.instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test)
+            && self.access.is_some()
+            && self.spilled().next().is_none()
+            && self.swapped.is_none()
+    }
+
     fn spilled(&self) -> impl Iterator<Item = Spilled> + use<> {
         self.spilled.into_iter().flatten()
-    }
-}
-
-fn set_register(instruction: &mut Instruction, operand: u32, register: Register) {
-    match operand {
-        0 => instruction.set_op0_register(register),
-        1 => instruction.set_op1_register(register),
-        2 => instruction.set_op2_register(register),
-        3 => instruction.set_op3_register(register),
-        _ => {}
     }
 }
 

@@ -71,7 +71,7 @@ impl Writer<'_> {
         } else {
             let mut place = |guest: u8, scratch: u8| {
                 registers::host(guest).unwrap_or_else(|| {
-                    self.asm.with_context(Op::Load, scratch, Context::spilled_offset(guest));
+                    self.asm.with_context(Op::Load, scratch, Context::slot_offset(guest));
                     scratch
                 })
             };

@@ -13,7 +13,7 @@ use crate::asm::{Asm, Hole, Op};
 use crate::classify;
 use crate::context::register::{R10, RSP};
 use crate::context::{Context, offset};
-use crate::flags::{Flags, Recipe};
+use crate::flags::{Fate, Flags, Recipe};
 use crate::groups::{self, Group, Item, StackEffect};
 use crate::registers;
 use crate::stub::{Kind, Stub};
@@ -237,8 +237,8 @@ pub(crate) struct Writer<'a> {
     /// The current item, and how far the stack pointer has moved since its value was last unknown.
     item: usize,
     moved: i32,
-    /// How far the guest's stack pointer is beyond the host's register for it: pushes and pops put off what they do to it. No stub is
-    /// made before it is made good.
+    /// How far the guest's stack pointer is beyond the host's register for it: pushes and pops put off what they do to it, until
+    /// [`settle_stack`](Self::settle_stack). No stub is made before.
     put_off: i32,
     /// The group whose distance is in `r10` if nothing has been written since there were so many bytes.
     in_r10: (usize, usize),
@@ -594,7 +594,40 @@ impl<'a> Writer<'a> {
 
     /// Registers, a bit each, are about to change.
     pub(crate) fn before_writing(&mut self, written: u16) {
-        self.flags.before_writing(&mut self.asm, written);
+        let fate = self.fate(self.item);
+        self.flags.before_writing(&mut self.asm, written, fate);
+    }
+
+    /// What is going to happen to the flags that are good before item `n` is carried out. A guess: code is right either way.
+    fn fate(&self, n: usize) -> Fate {
+        use FlowControl as F;
+        for (n, Item { instruction: i, good, .. }) in self.items.iter().enumerate().skip(n) {
+            let in_page = || self.target(i).is_ok_and(|target| (0..PAGE).contains(&target));
+            match i.flow_control() {
+                _ if !good => return Fate::Unknown,
+                F::Next if self.looks_up(n, i) => return Fate::Lost,
+                F::Next if classify::modified_flags(i) != 0 => return Fate::Unknown,
+                F::Next | F::ConditionalBranch => {}
+                F::UnconditionalBranch if in_page() => return Fate::Unknown,
+                _ => return Fate::Lost,
+            }
+        }
+        Fate::Unknown
+    }
+
+    /// Whether item `n` looks into the TLB, as far as is known by now.
+    fn looks_up(&self, n: usize, i: &Instruction) -> bool {
+        let knows = |base: Option<u8>, index: Option<u8>| {
+            self.groups.iter().enumerate().any(|(bit, group)| {
+                self.known & 1 << bit != 0
+                    && group.spans(n)
+                    && (Some(group.base), group.index.map(|(index, _)| index)) == (base, index)
+            })
+        };
+        let memory = i.op_kinds().any(|kind| kind == OpKind::Memory)
+            && !matches!(classify::classify(i, self.mode), classify::Class::Lea | classify::Class::Nothing);
+        memory && !knows(registers::number(i.memory_base()), registers::number(i.memory_index()))
+            || i.is_stack_instruction() && !knows(Some(RSP), None)
     }
 
     /// Goes on with the next instruction, whose view is another: by a tie, as this is where the view is known from.
@@ -621,7 +654,7 @@ impl<'a> Writer<'a> {
                         self.asm.mov(to, held.scratch);
                     }
                 }
-                _ => self.asm.with_context(Op::Load, to, Context::spilled_offset(guest)),
+                _ => self.asm.with_context(Op::Load, to, Context::slot_offset(guest)),
             },
         }
     }
@@ -630,16 +663,17 @@ impl<'a> Writer<'a> {
         match registers::host(guest) {
             Some(host) => self.asm.mov(host, from),
             None => {
-                self.asm.store_context(Context::spilled_offset(guest), from);
+                self.asm.store_context(Context::slot_offset(guest), from);
                 self.held = Some(Held { guest, scratch: from, len: self.asm.len() });
             }
         }
     }
 
     /// Whether an instruction uses the stack pointer in ways alone that take into account what is put off.
-    fn leaves_stack_pointer(&mut self, i: &Instruction) -> bool {
+    fn leaves_stack_pointer(&self, i: &Instruction) -> bool {
         let is_rsp = |register| registers::number(register) == Some(RSP);
-        let names_it = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && is_rsp(i.op_register(n)));
+        let names_it =
+            (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && is_rsp(i.op_register(n)));
         if names_it || i.flow_control() != FlowControl::Next || is_rsp(i.memory_index()) {
             return false;
         }
@@ -652,11 +686,6 @@ impl<'a> Writer<'a> {
             classify::Class::Lea => !is_rsp(i.memory_base()),
             _ => false,
         }
-    }
-
-    /// The guest's stack pointer moves, some time before the next stub.
-    fn put_off_move(&mut self, by: i32) {
-        self.put_off += by;
     }
 
     /// Lets the host's register for the guest's stack pointer be good.
