@@ -111,7 +111,7 @@ impl Tlb {
         }
         let written = &self.written[usize::from(view)];
         if self.filled[usize::from(view)].is_too_much() || written.len() > 2 * ENTRIES {
-            self.clear(context, true);
+            self.forget(context, true);
         }
         let tables = &mut context.tlb[usize::from(view)];
         let before = tables.is_used(n);
@@ -143,6 +143,12 @@ impl Tlb {
     /// Forgets everything, or all but global pages.
     pub(crate) fn clear(&mut self, context: &mut Context, all: bool) {
         context.forget_stacks();
+        self.forget(context, all);
+    }
+
+    /// [`clear`](Self::clear) to make room: what is forgotten is true still. So the pages of stacks are not, as code that has looked
+    /// at one counts on it until something changes.
+    fn forget(&mut self, context: &mut Context, all: bool) {
         for (filled, tables) in self.filled.iter_mut().zip(&mut context.tlb) {
             filled.forget(all, |n| tables.forget(n));
         }
@@ -153,7 +159,7 @@ impl Tlb {
 
     /// Forgets everything, and gives the tables' memory back to the host.
     fn give_back(&mut self, context: &mut Context) {
-        self.clear(context, true);
+        self.forget(context, true);
         self.groups = [[false; _]; 3];
         self.used_groups = 0;
         let tables = NonNull::from(&mut context.tlb);

@@ -26,3 +26,20 @@ fn what_is_far_apart_is_forgotten_before_it_takes_much_memory() {
     assert_eq!(tlb.used_groups, 1);
     assert!(!context.tlb.iter().any(|tables| tables.is_used(0)));
 }
+
+#[test]
+fn the_page_of_a_stack_stays_when_room_is_made() {
+    let (_mapping, mut context) = Context::allocate().unwrap();
+    // SAFETY: it was made just now, and lives as long as the mapping.
+    let context = unsafe { context.as_mut() };
+    let mut tlb = Tlb::new(context);
+    let host = 0x7000_0000;
+    tlb.insert(context, (2, true), 0x5000, host, false);
+    assert!(Tlb::set_stack(context, (2, true), 0x5008));
+    (1..=MOST_GROUPS as u64).for_each(|n| tlb.insert(context, (2, true), n * APART, host, false));
+    assert!(!knows(context, 2, 0x5000), "room was made");
+    assert_eq!(context.stack(2).delta, host - 0x5000);
+
+    tlb.clear(context, false);
+    assert_ne!(context.stack(2).delta, host - 0x5000);
+}
