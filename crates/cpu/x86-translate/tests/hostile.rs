@@ -823,3 +823,107 @@ fn flags_after_a_rotation_are_found_without_losing_the_address_of_an_access() {
     });
     same(&mut pair, &state);
 }
+
+#[test]
+fn flags_at_a_fault_are_those_of_what_has_changed_since() {
+    type Write = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let comparisons: [Write; 12] = [
+        |a| a.cmp(qword_ptr(rbx), 5),
+        |a| a.cmp(dword_ptr(rbx + 8), ecx),
+        |a| a.cmp(cx, word_ptr(rbx + 16)),
+        |a| a.cmp(byte_ptr(rbx + 24), -3),
+        |a| a.test(qword_ptr(rbx), rcx),
+        |a| a.test(byte_ptr(rbx + 8), 0x81),
+        |a| a.cmp(r10, r11),
+        |a| a.cmp(r10b, 0x80),
+        |a| a.test(r11w, r10w),
+        |a| a.cmp(rcx, rdx),
+        |a| a.add(r10, r11),
+        |a| a.sub(ecx, edx),
+    ];
+    for (n, compare) in comparisons.into_iter().enumerate() {
+        for reads in [false, true] {
+            let (mut pair, state) = guest(Level::User, |a| {
+                a.mov(rbx, DATA.linear)?;
+                let mut next = a.create_label();
+                // The second time the data's page is known.
+                a.mov(ebp, 2)?;
+                let mut again = a.create_label();
+                a.set_label(&mut again)?;
+                compare(a)?;
+                a.jo(next)?;
+                a.mov(rcx, qword_ptr(rbx + 32))?;
+                a.mov(r10, rcx)?;
+                a.mov(rdx, qword_ptr(rbx + 0x800))?;
+                a.mov(r11, rdx)?;
+                if reads {
+                    a.adc(rsi, qword_ptr(rbx + 40))?;
+                    a.setbe(al)?;
+                }
+                a.set_label(&mut next)?;
+                a.dec(ebp)?;
+                a.jne(again)?;
+                compare(a)?;
+                a.mov(rcx, qword_ptr(rbx + 32))?;
+                a.mov(r10, rcx)?;
+                a.mov(rdx, rcx)?;
+                a.mov(r11, rcx)?;
+                a.mov(rax, qword_ptr(0))?;
+                a.int3()
+            });
+            let mut rng = fastrand::Rng::with_seed(n as u64);
+            for round in 0..20 {
+                let mut state = state.clone();
+                for register in [gpr::RCX, gpr::RDX, 10, 11] {
+                    state.gpr[register] = rng.u64(..) >> rng.u32(..64);
+                }
+                let data: Vec<u8> = (0..64).map(|_| rng.u8(..)).collect();
+                pair.put(DATA.physical, &data);
+                let verdict = pair.run(&state);
+                assert!(matches!(verdict, Verdict::Same(_)), "comparison {n}, {reads}, {round}: {verdict:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_stack_pointer_at_a_fault_is_behind_all_pushes_and_pops() {
+    for fault in 0..6 {
+        let (mut pair, state) = guest(Level::User, |a| {
+            let faults = |a: &mut CodeAssembler, n| {
+                if fault == n { a.mov(rax, qword_ptr(0)) } else { Ok(()) }
+            };
+            a.mov(ebp, 2)?;
+            let mut again = a.create_label();
+            a.set_label(&mut again)?;
+            a.push(rbp)?;
+            a.push(r10)?;
+            a.push(0x1234)?;
+            faults(a, 0)?;
+            a.push(qword_ptr(rsp + 8))?;
+            a.mov(qword_ptr(rsp + 16), rsp)?;
+            faults(a, 1)?;
+            a.pop(rcx)?;
+            a.pop(r11)?;
+            a.lea(rsi, qword_ptr(rsp + 8))?;
+            faults(a, 2)?;
+            a.push(rcx)?;
+            a.sub(rsp, 32)?;
+            a.push(rsi)?;
+            a.mov(rdi, qword_ptr(rsp + 40))?;
+            a.pushfq()?;
+            faults(a, 3)?;
+            a.popfq()?;
+            a.pop(rdx)?;
+            a.add(rsp, 40)?;
+            a.pop(rsp)?;
+            faults(a, 4)?;
+            a.add(rsp, 24)?;
+            a.dec(ebp)?;
+            a.jne(again)?;
+            faults(a, 5)?;
+            a.int3()
+        });
+        same(&mut pair, &state);
+    }
+}
