@@ -312,17 +312,21 @@ impl Flags {
         matches!(self, Self::Lost(_))
     }
 
+    /// Whether they can be computed anew only from what is in one of these registers, a bit each.
+    pub(crate) fn need(&self, registers: u16) -> bool {
+        matches!(self, Self::Host(Some(recipe)) | Self::Lost(recipe) if recipe.needs() & registers != 0)
+    }
+
     /// The registers of `written`, a bit each, are about to change; `fate` is what is going to happen to the flags. Changes `r10`.
     pub(crate) fn before_writing(&mut self, asm: &mut Asm, written: u16, fate: Fate) {
-        let (Self::Host(Some(recipe)) | Self::Lost(recipe)) = self else { return };
-        if recipe.needs() & written == 0 {
-            return;
+        match self {
+            _ if !self.need(written) => {}
+            Self::Host(Some(recipe)) | Self::Lost(recipe) if fate == Fate::Lost => recipe.copy(asm, written),
+            _ => {
+                self.write_back(asm);
+                *self = Self::Host(None);
+            }
         }
-        if fate == Fate::Lost {
-            return recipe.copy(asm, written);
-        }
-        self.write_back(asm);
-        *self = Self::Host(None);
     }
 
     /// The stack pointer is going to grow by a constant: later, when no scratch register may be changed.

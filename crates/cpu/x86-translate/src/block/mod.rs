@@ -594,8 +594,10 @@ impl<'a> Writer<'a> {
 
     /// Registers, a bit each, are about to change.
     pub(crate) fn before_writing(&mut self, written: u16) {
-        let fate = self.fate(self.item);
-        self.flags.before_writing(&mut self.asm, written, fate);
+        if self.flags.need(written) {
+            let fate = self.fate(self.item);
+            self.flags.before_writing(&mut self.asm, written, fate);
+        }
     }
 
     /// What is going to happen to the flags that are good before item `n` is carried out. A guess: code is right either way.
