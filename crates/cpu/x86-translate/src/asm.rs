@@ -223,7 +223,7 @@ impl Asm {
     }
 
     /// `mov reg, [r10 + index + displacement]`, `size` bytes, zero-extended.
-    pub(crate) fn load_place(&mut self, size: u16, reg: u8, place: Place) {
+    pub(crate) fn load_place(&mut self, size: u8, reg: u8, place: Place) {
         let opcode: &[u8] = match size {
             1 => &[0x0f, 0xb6],
             2 => &[0x0f, 0xb7],

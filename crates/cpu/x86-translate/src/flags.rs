@@ -113,18 +113,7 @@ impl Recipe {
         }
     }
 
-    /// The registers that it needs, a bit each.
-    fn needs(&self) -> u16 {
-        match self {
-            Self::Saved => 0,
-            Self::Again { first, by: Operand::Register(number), .. } => bit(*first) | bit(*number),
-            Self::Again { first, .. } => bit(*first),
-            Self::Redo { result, by: Operand::Register(number), .. } => bit(*result) | bit(*number),
-            Self::Test { result, .. } | Self::Redo { result, .. } => bit(*result),
-        }
-    }
-
-    /// The same for the operands `first`, or the result, and `by`.
+    /// The registers or copies that it needs: the first operand, or the result, and the second.
     fn operands(&mut self) -> [Option<&mut u8>; 2] {
         match self {
             Self::Saved => [None, None],
@@ -134,6 +123,11 @@ impl Recipe {
             | Self::Test { result: one, .. }
             | Self::Redo { result: one, .. } => [Some(one), None],
         }
+    }
+
+    /// The registers among them, a bit each.
+    fn needs(mut self) -> u16 {
+        self.operands().into_iter().flatten().fold(0, |bits, operand| bits | bit(*operand))
     }
 
     /// Copies those operands that are about to change; changes `r10`, and no flags.
@@ -358,15 +352,14 @@ impl Flags {
         *self = Self::Host(Recipe::of(instruction));
     }
 
-    /// A comparison has set them whose operand `n`, of `size` bytes in memory, there is a copy of: that of this number.
+    /// A comparison has set them whose operand `n` is `size` bytes in memory, of which there is a copy: the one of this number.
     pub(crate) fn set_by_comparison(&mut self, instruction: &Instruction, n: u32, size: u8) {
-        // Any register will do.
+        // A register stands for the copy, whichever: it is replaced.
         let mut named = *instruction;
         registers::set_operand(&mut named, n, registers::sized(size, R10));
         let mut recipe = Recipe::of(&named);
-        if let Some([first, second]) = recipe.as_mut().map(Recipe::operands)
-            && let Some(operand) = if n == 0 { first } else { second }
-        {
+        let operands = recipe.as_mut().map(Recipe::operands);
+        if let Some(operand) = operands.and_then(|operands| operands.into_iter().nth(n as usize)?) {
             *operand = COPIES[n as usize];
         }
         *self = Self::Host(recipe);

@@ -142,7 +142,7 @@ impl Writer<'_> {
                 place.index = None;
             }
             plan.put(place);
-            operand = memory.map(|n| (n, place));
+            operand = memory.map(|n| (n, place, access.size as u8));
             placed = plan.swapped.is_none().then_some(access);
         }
         if classify::needs_carry_alone(i) && self.flags.are_put_by() {
@@ -166,9 +166,12 @@ impl Writer<'_> {
         if let Some(number) = plan.swapped {
             self.asm.swap_low_bytes(number);
         }
+        // A comparison works on a copy of what is in memory, if its flags are to be computed anew.
         let copied = operand.filter(|_| plan.compares() && self.fate(self.item + 1) == Fate::Lost);
-        if let Some((n, place)) = copied {
-            self.compare_copy(&mut plan, n, place);
+        if let Some((n, place, size)) = copied {
+            self.asm.load_place(size, R11, place);
+            self.asm.store_context(Context::slot_offset(COPIES[n as usize]), R11);
+            registers::set_operand(&mut plan.instruction, n, registers::sized(size, R11));
         }
         let before = self.asm.len();
         let known = self.asm.instruction(&plan.instruction);
@@ -187,22 +190,14 @@ impl Writer<'_> {
         }
         if rotates {
             self.flags.rotate();
-        } else if let (Some((n, _)), Some(access)) = (copied, plan.access) {
-            self.flags.set_by_comparison(i, n, access.size as u8);
+        } else if let Some((n, _, size)) = copied {
+            self.flags.set_by_comparison(i, n, size);
         } else if sets_all {
             self.flags.set_by(i);
         } else if modified != 0 {
             self.flags.set();
         }
         Ok(())
-    }
-
-    /// Lets a comparison with operand `n` in memory work on a copy, so that its flags can be computed anew.
-    fn compare_copy(&mut self, plan: &mut Plan, n: u32, place: Place) {
-        let Some(Access { size, .. }) = plan.access else { return };
-        self.asm.load_place(size, R11, place);
-        self.asm.store_context(Context::slot_offset(COPIES[n as usize]), R11);
-        registers::set_operand(&mut plan.instruction, n, registers::sized(size as u8, R11));
     }
 
     /// A scratch register still holds what it did `before` the instruction that was just written, or what that was given.
@@ -427,10 +422,9 @@ impl Plan {
         });
     }
 
-    /// Whether it compares a general-purpose register or a constant with memory, and a scratch register is free.
+    /// Whether it is a comparison, and a scratch register is free.
     fn compares(&self) -> bool {
         matches!(self.instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test)
-            && self.access.is_some()
             && self.spilled().next().is_none()
             && self.swapped.is_none()
     }

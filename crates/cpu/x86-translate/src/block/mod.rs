@@ -676,15 +676,16 @@ impl<'a> Writer<'a> {
         let is_rsp = |register| registers::number(register) == Some(RSP);
         let names_it =
             (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && is_rsp(i.op_register(n)));
-        if names_it || i.flow_control() != FlowControl::Next || is_rsp(i.memory_index()) {
+        if names_it || i.flow_control() != FlowControl::Next {
             return false;
         }
         if matches!(i.mnemonic(), Mnemonic::Push | Mnemonic::Pop) {
             return true;
         }
-        let implied = i.is_stack_instruction();
         match classify::classify(i, self.mode) {
-            classify::Class::Copy => !implied && !classify::may_raise(i, self.mode) && !classify::uses_x87(i),
+            classify::Class::Copy => {
+                !i.is_stack_instruction() && !classify::may_raise(i, self.mode) && !classify::uses_x87(i)
+            }
             classify::Class::Lea => !is_rsp(i.memory_base()),
             _ => false,
         }
