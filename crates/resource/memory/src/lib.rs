@@ -1,6 +1,6 @@
 //! Guest memory: the RAM that a guest is lent, and every access to it.
 //!
-//! All of a guest's RAM is one anonymous host mapping. A *guest physical address* ([`Gpa`]) finds its place
+//! All of a guest's RAM is one anonymous host mapping, below 2 GiB of the host's addresses if there is room. A *guest physical address* ([`Gpa`]) finds its place
 //! there through a short list of ranges, because a PC's RAM has holes; what comes out is an *offset* into the
 //! mapping, which engines cache in their translation look-aside buffers. Accesses by offset are bounds-checked
 //! and each is exactly one host access, so that several virtual CPUs see each other's memory with the ordering
@@ -35,6 +35,7 @@
 
 mod access;
 mod barrier;
+mod mapping;
 mod marks;
 mod members;
 mod ram;

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, mmap::MmapRegionBuilder};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, mmap::MmapRegionBuilder};
 
 use crate::access::{self, Value};
+use crate::mapping::{LOW_END, Mapping};
 use crate::marks::PageMarks;
 use crate::members::Membership;
 
@@ -75,7 +76,7 @@ pub struct GuestRam {
     view: GuestMemoryMmap<PageMarks>,
     split: Arc<Mutex<()>>,
     /// Keeps the mapping alive.
-    _mapping: Arc<MmapRegion<()>>,
+    _mapping: Arc<Mapping>,
 }
 
 // SAFETY: `base` points into a mapping that `_mapping` keeps, and every access through it is a single machine
@@ -114,18 +115,15 @@ impl GuestRam {
         if len == 0 {
             return Err(Error::BadRange { start: Gpa(0), size: 0 });
         }
-        let mapping = MmapRegion::<()>::new(len).map_err(|e| failed(e.to_string()))?;
-        let base = mapping.as_ptr();
-        // Large pages spare the host most of its own translations. It may have none, which costs only speed.
-        // SAFETY: the advice is about the mapping just made, and changes none of its bytes.
-        let _ = unsafe { rustix::mm::madvise(base.cast(), len, rustix::mm::Advice::LinuxHugepage) };
+        let mapping = Mapping::new(len).map_err(|e| failed(e.to_string()))?;
+        mapping.ask_for_large_pages();
+        let base = mapping.start();
         let marks = PageMarks::new(len);
         let mut regions = Vec::with_capacity(placed.len());
         for range in &placed {
             let builder =
                 MmapRegionBuilder::new_with_bitmap(range.size as usize, marks.starting_at(range.offset))
-                    .with_mmap_prot(mapping.prot())
-                    .with_mmap_flags(mapping.flags());
+                    .with_mmap_prot(Mapping::PROTECTION.bits() as i32);
             // SAFETY: the range lies inside the mapping just made (their sizes add up to its length), which
             // outlives the view: both live in the same struct, and clones share both.
             let builder = unsafe { builder.with_raw_mmap_pointer(base.add(range.offset)) };
@@ -388,6 +386,11 @@ impl GuestRam {
     /// outside RAM.
     pub fn host_address(&self, offset: usize) -> Option<usize> {
         (offset < self.len).then(|| self.base as usize + offset)
+    }
+
+    /// Whether all [host addresses](Self::host_address) are below 2^31.
+    pub fn is_low(&self) -> bool {
+        self.base as usize + self.len <= LOW_END
     }
 
     /// [`host_address`](Self::host_address) of a place whose page may be stored to until it is asked for, by a
