@@ -169,9 +169,25 @@ impl Asm {
     }
 
     fn at_table(&mut self, wide: bool, opcode: u8, reg: u8, shift: u8, offset: i32) {
-        self.rex(wide, reg, R11, 0);
-        self.bytes(&[opcode, 0x84 | (reg & 7) << 3, shift << 6 | (R11 & 7) << 3 | 4]);
-        self.int(offset + BELOW);
+        self.at_index(wide, opcode, reg, (R11, shift), offset);
+    }
+
+    /// `op reg, [context + (index << shift) + offset]`, 64 bits.
+    pub(crate) fn with_index(&mut self, op: Op, reg: u8, index: (u8, u8), offset: i32) {
+        self.at_index(true, op as u8, reg, index, offset);
+    }
+
+    fn at_index(&mut self, wide: bool, opcode: u8, reg: u8, (index, shift): (u8, u8), offset: i32) {
+        self.rex(wide, reg, index, 0);
+        let sib = shift << 6 | (index & 7) << 3 | 4;
+        let offset = offset + BELOW;
+        match i8::try_from(offset) {
+            Ok(short) => self.bytes(&[opcode, 0x44 | (reg & 7) << 3, sib, short as u8]),
+            Err(_) => {
+                self.bytes(&[opcode, 0x84 | (reg & 7) << 3, sib]);
+                self.int(offset);
+            }
+        }
     }
 
     /// `mov [context + r10 * 4 + offset], r11d`.
@@ -310,6 +326,11 @@ impl Asm {
         self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xda]);
     }
 
+    /// `shrx r10d, r11d, esp`: the same of `r11`.
+    pub(crate) fn page_to_r10(&mut self) {
+        self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xd3]);
+    }
+
     /// `lea r11d, [r10 + add]; and r11d, [context + offset]`.
     pub(crate) fn masked_to_r11(&mut self, add: i32, offset: i32) {
         self.lea(false, R11, Sum { base: Some(R10), index: None, displacement: add });
@@ -324,9 +345,10 @@ impl Asm {
         self.with_value(Op::And, false, R11, -16);
     }
 
-    /// `test r10d, value`.
-    pub(crate) fn test_r10(&mut self, value: i32) {
-        self.bytes(&[0x41, 0xf7, 0xc2]);
+    /// `test reg, value`, 32 or 64 bits, the value sign-extended.
+    pub(crate) fn test_value(&mut self, wide: bool, reg: u8, value: i32) {
+        self.rex(wide, 0, 0, reg);
+        self.bytes(&[0xf7, 0xc0 | reg & 7]);
         self.int(value);
     }
 

@@ -11,7 +11,7 @@ use iced_x86::{Decoder, DecoderError, Instruction, InstructionInfoFactory};
 use posada_memory::{GuestRam, PAGE_SIZE};
 use posada_x86::Spread;
 
-use crate::block::{Mode, Places, SAVED_ENTRY, Writer, Written};
+use crate::block::{Access, Mode, Places, SAVED_ENTRY, Writer, Written};
 use crate::fault::Recoveries;
 use crate::jumps;
 use crate::memory::{CodeMemory, Warmth};
@@ -65,6 +65,8 @@ pub(crate) struct CodeCache {
     info: InstructionInfoFactory,
     /// The code epoch of RAM up to which pages are known.
     epoch: u64,
+    /// All of RAM has low addresses: see [`crate::tlb`].
+    low: bool,
 }
 
 /// Where a block's code is.
@@ -94,7 +96,8 @@ pub(crate) enum Found {
 }
 
 impl CodeCache {
-    pub(crate) fn new(len: usize) -> std::io::Result<Self> {
+    /// Room for `len` bytes of code; `low` is whether all of RAM has low addresses.
+    pub(crate) fn new(len: usize, low: bool) -> std::io::Result<Self> {
         let len = len.max(8 * LARGEST_BLOCK);
         let memory = CodeMemory::new(len, len / COLD)?;
         let mut cache = Self {
@@ -114,6 +117,7 @@ impl CodeCache {
             recoveries: Recoveries::default(),
             info: InstructionInfoFactory::new(),
             epoch: 0,
+            low,
         };
         cache.write_monitors();
         Ok(cache)
@@ -287,6 +291,7 @@ impl CodeCache {
             host: hot,
             first_stub: cold,
             first_link: self.links as u32,
+            low: self.low,
         };
         Writer::new(mode, start, places, &mut self.info, decoding.features)
     }
@@ -394,6 +399,20 @@ impl CodeCache {
     pub(crate) fn lead(&mut self, hole: u32, code: usize) {
         let at = self.address(hole);
         self.memory.patch(at, (code as i64 - at as i64 - 4) as i32);
+    }
+
+    /// Lets an access be unaligned from now on, whose check's jump is at `hole`; false if there is no room.
+    pub(crate) fn let_be_unaligned(&mut self, hole: u32, access: &Access) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let back = self.address(hole) + size_of::<i32>();
+        let stub = back.wrapping_add_signed(self.memory.read(back - size_of::<i32>()) as isize);
+        let place = self.memory.next(Warmth::Cold);
+        let fits = self.memory.push(Warmth::Cold, &stub::check_unaligned(place, access, back, stub));
+        assert!(fits, "there is room for much more");
+        self.lead(hole, place);
+        true
     }
 
     /// Forgets everything.

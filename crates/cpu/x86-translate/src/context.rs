@@ -9,11 +9,20 @@ use crate::{jumps, tlb, x87};
 
 /// Room below a context, where `rsp` leads while translated code runs: for return addresses of its calls, and frames of
 /// the host's signals.
-const SCRATCH: usize = 64 << 10;
+const SCRATCH: usize = (64 << 10) - HOT;
+/// Bytes of a context in front of its TLB, which is made of whole pages.
+const HOT: usize = 64;
 
 /// How far below a context `rsp` leads while translated code runs: so far that its low five bits are 12, always. A shift by
 /// `rsp` then makes a page's number of an address, in one instruction that leaves the flags.
 pub(crate) const BELOW: i32 = 20;
+
+/// Where, from the context, the distance from the guest's addresses to the host's is for each group of accesses
+/// ([`crate::groups`]). As the copies behind them, they are what is nearest below `rsp` but for return addresses, and where the
+/// frames of the host's signals never are.
+pub(crate) const DISTANCES: i32 = -BELOW - 124;
+const COPIES_OFFSET: i32 = DISTANCES + 8 * crate::groups::MOST as i32;
+const RETURN_ADDRESSES: i32 = 4 * 8;
 
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
@@ -26,7 +35,7 @@ pub(crate) mod register {
 /// One virtual CPU's part that translated code reaches. Fields are found by their offsets ([`offset`]).
 #[repr(C, align(64))]
 pub(crate) struct Context {
-    // What is used most comes first: displacements below 128 take one byte.
+    // What is used most comes first: displacements from -128 to 127 take one byte.
     /// The arithmetic flags, while the host's hold something else: OF in bit 0, and in bits 15:8 what `lahf` gives.
     pub(crate) flags: u64,
     /// Linear address of the page that the running code is in.
@@ -35,10 +44,8 @@ pub(crate) struct Context {
     pub(crate) spilled: [u64; 3],
     /// The pages that the stacks of each view are in, the user's first: see [`StackPage`].
     stack_of_users: StackPage,
-    /// What registers held that flags were computed from: see [`COPIES`].
-    copies: [u64; COPIES.len()],
-    /// Of each group of accesses: the distance from the guest's address to the host's ([`crate::groups`]).
-    pub(crate) distances: [u64; crate::groups::MOST],
+    /// The user's first; for that, one table is just behind what is used most.
+    pub(crate) tlb: [tlb::Tables; 3],
     stacks_of_supervisors: [StackPage; 2],
     /// The guest's general-purpose registers that have host registers, while translated code does not run.
     pub(crate) gpr: [u64; 16],
@@ -64,6 +71,8 @@ pub(crate) struct Context {
     pub(crate) machine: *mut (),
     /// Others ring it while this structure is in use, so it is not in it, but where `rsp` leads.
     alarm: *const Alarm,
+    /// What registers held that flags were computed from: see [`COPIES`]. In front of that, for its place's sake.
+    copies: *const [u64; COPIES.len()],
     /// The stack pointer of those who ran it.
     pub(crate) host_rsp: u64,
     pub(crate) temporary: u64,
@@ -104,7 +113,6 @@ pub(crate) struct Context {
     pub(crate) code_pages: [jumps::CodePages; 2],
     pub(crate) known: jumps::KnownCode,
     pub(crate) noted: jumps::Noted,
-    pub(crate) tlb: [tlb::Tables; 3],
 }
 
 /// The guest's registers that have no host register.
@@ -169,7 +177,6 @@ offsets! {
     NO_STACK = no_stack;
     STUB_NUMBER = stub_number;
     SPILLED = spilled;
-    COPIES = copies;
     STACK_OF_USERS = stack_of_users;
     STACKS_OF_SUPERVISORS = stacks_of_supervisors;
     CODE_BASE = code_base;
@@ -177,7 +184,6 @@ offsets! {
     BASES = bases;
     TEMPORARY = temporary;
     TARGET = target;
-    DISTANCES = distances;
     STUB = routines.stub;
     HELP = routines.help;
     SELECTORS = selectors;
@@ -211,7 +217,7 @@ impl Context {
     /// For another.
     pub(crate) fn slot_offset(number: u8) -> i32 {
         if let Some(n) = COPIES.iter().position(|copy| *copy == number) {
-            return offset::COPIES + 8 * n as i32;
+            return COPIES_OFFSET + 8 * n as i32;
         }
         let n = SPILLED.iter().position(|spilled| *spilled == number);
         let Some(n) = n else { unreachable!("register {number} has a host register") };
@@ -223,7 +229,9 @@ impl Context {
         let in_list = |list: &[u8]| list.iter().position(|other| *other == number);
         match (in_list(&SPILLED), in_list(&COPIES)) {
             (Some(n), _) => self.spilled[n],
-            (_, Some(n)) => self.copies[n],
+            // SAFETY: `allocate` has let it lead into the mapping that the context is in; translated code, which alone writes there,
+            // does not run.
+            (_, Some(n)) => unsafe { (*self.copies)[n] },
             _ => self.gpr[usize::from(number)],
         }
     }
@@ -274,7 +282,7 @@ impl Context {
 
     /// Where the TLB of a view is.
     pub(crate) const fn tlb_offset(view: u8) -> i32 {
-        offset::TLB + (view as usize * size_of::<tlb::Tables>()) as i32
+        offset::TLB + (tlb::place(view) * size_of::<tlb::Tables>()) as i32
     }
 
     /// Where one table of jumps is.
@@ -282,17 +290,27 @@ impl Context {
         offset::JUMPS + (table * size_of::<jumps::Table>()) as i32
     }
 
-    /// A context all of whose memory is zeros but what must not be, and the mapping that it is in.
+    /// A context whose memory is zeros where it may be, and the mapping that it is in.
     pub(crate) fn allocate() -> std::io::Result<(Mapping, NonNull<Self>)> {
         const {
             assert!(SCRATCH.is_multiple_of(align_of::<Context>()));
             assert!((align_of::<Self>() as i32 - BELOW) % 32 == 12);
             assert!(size_of::<Alarm>() as i32 <= BELOW && BELOW % align_of::<Alarm>() as i32 == 0);
+            assert!(offset::TLB as usize == HOT && size_of::<tlb::Tables>().is_multiple_of(4096));
+            assert!(
+                COPIES_OFFSET % 8 == 0
+                    && COPIES_OFFSET + 8 * COPIES.len() as i32 + RETURN_ADDRESSES <= -BELOW
+            );
         };
-        let mapping = Mapping::zeroed(SCRATCH + size_of::<Self>())?;
+        let mut mapping = Mapping::zeroed(SCRATCH + size_of::<Self>())?;
+        let filled = (0..3).flat_map(|view| {
+            let tables = SCRATCH + Self::tlb_offset(view) as usize;
+            tlb::Tables::FILLED.map(|(offset, len)| (tables + offset, len))
+        });
+        mapping.fill(filled, tlb::Tables::FILLING)?;
         // SAFETY: that far the mapping reaches.
         let mut context: NonNull<Self> = unsafe { mapping.start().byte_add(SCRATCH) }.cast();
-        // SAFETY: the mapping is aligned to pages, and all zeros, which every field may be.
+        // SAFETY: the mapping is aligned to pages, and all zeros, which every field may be, but for what the tables want.
         let c = unsafe { context.as_mut() };
         c.no_stack = StackPage::none(mapping.start());
         c.myself = context.as_ptr();
@@ -300,6 +318,9 @@ impl Context {
         let below = unsafe { mapping.start().byte_add(SCRATCH - BELOW as usize) };
         c.rsp = below.as_ptr() as u64;
         c.alarm = below.as_ptr().cast_const().cast();
+        // SAFETY: there the mapping is nobody's but translated code's.
+        c.copies =
+            unsafe { context.as_ptr().cast::<u8>().offset(COPIES_OFFSET as isize) }.cast_const().cast();
         Ok((mapping, context))
     }
 }

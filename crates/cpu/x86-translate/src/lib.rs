@@ -26,7 +26,10 @@
 //!    place in the host's memory, or what leads from the guest's address, in its own base register, to the host's. The guest's
 //!    linear address, of 64 bits, with address size and segment base as the guest's processor has them, is compared
 //!    with the tag of a TLB entry. The comparison fails unless all bytes lie in the tagged page: an access at the page's
-//!    end, a non-canonical address and an address of the monitor's own are all just different from the tag. The
+//!    end, a non-canonical address and an address of the monitor's own are all just different from the tag. Where RAM is
+//!    below 2^31 the comparison may be a test of the sum of the address and the entry: two addresses with the same entry
+//!    differ in their upper halves alone, so the sum is below 2^31 for one of them only, the page's; and an aligned access
+//!    does not leave its page. In an entry of no page, bit 31 is what makes that of each sum one. The
 //!    members of a group use one register that keeps its value (or whose moves are counted), and lie between the
 //!    ends that were checked. The host's instruction has no segment, so what is checked is what is accessed. The only
 //!    other memory operands are a guest register's own place in the context, in the stead of that register

@@ -1,9 +1,15 @@
 //! Host memory that is not Rust's: the context, and the code cache.
 
+use std::fs::File;
+use std::io::Write;
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+/// Bytes of what [`Mapping::fill`] repeats: so many take their room, so few many mappings.
+const PATTERN: usize = 128 << 10;
 
 /// A mapping of the host's, given back when dropped.
 #[derive(Debug)]
@@ -18,12 +24,35 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     /// Readable and writable memory, all zeros, of which the host lends a page when it is first touched.
     pub(crate) fn zeroed(len: usize) -> std::io::Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel chooses where; nothing that exists is touched.
         let start = unsafe {
-            mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE | MapFlags::NORESERVE)
+            mmap_anonymous(ptr::null_mut(), len, READ_WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE)
         }?;
         Self::new(start.cast(), len)
+    }
+
+    /// Lets each number of some parts be `value` instead of zero. Until they are written, a few of the host's pages make up all of
+    /// them.
+    ///
+    /// # Panics
+    /// If a part, an offset and a length in bytes, is not in the mapping, or its length not a multiple of [`PATTERN`].
+    pub(crate) fn fill(
+        &mut self,
+        parts: impl IntoIterator<Item = (usize, usize)>,
+        value: u64,
+    ) -> std::io::Result<()> {
+        let mut file = File::from(memfd_create("posada-pattern", MemfdFlags::CLOEXEC)?);
+        file.write_all(&value.to_ne_bytes().repeat(PATTERN / size_of::<u64>()))?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        for (offset, len) in parts {
+            assert!(offset <= self.len && len <= self.len - offset && len.is_multiple_of(PATTERN));
+            for at in (offset..offset + len).step_by(PATTERN) {
+                // SAFETY: the part was just seen to lie inside the mapping, which is ours alone; no Rust reference covers its
+                // memory yet.
+                unsafe { mmap(self.start.as_ptr().add(at).cast(), PATTERN, READ_WRITE, flags, &file, 0) }?;
+            }
+        }
+        Ok(())
     }
 
     fn new(start: *mut u8, len: usize) -> std::io::Result<Self> {
@@ -44,23 +73,13 @@ impl Drop for Mapping {
     }
 }
 
-/// Makes memory all zeros, and gives as much of it as can be back to the host until it is touched again.
+/// Gives memory back to the host until it is touched again: it is then what it was at first. False if the host does not take it.
 ///
 /// # Safety
-/// It must be valid for writes and part of a mapping that [`Mapping::zeroed`] made, and zeros must be good for whatever it is.
-pub(crate) unsafe fn zero(start: NonNull<u8>, len: usize) {
-    const PAGE: usize = 4096;
-    let before = start.as_ptr().align_offset(PAGE).min(len);
-    let whole = (len - before) / PAGE * PAGE;
-    // SAFETY: the caller's; these are the parts in front of whole pages, of whole pages, and behind them.
-    unsafe {
-        start.write_bytes(0, before);
-        let pages = start.add(before);
-        if madvise(pages.as_ptr().cast(), whole, Advice::LinuxDontNeed).is_err() {
-            pages.write_bytes(0, whole);
-        }
-        pages.add(whole).write_bytes(0, len - before - whole);
-    }
+/// It must be valid for writes, whole pages, and part of a [`Mapping`] of data; what it was at first must be good for whatever it is.
+pub(crate) unsafe fn give_back(start: NonNull<u8>, len: usize) -> bool {
+    // SAFETY: the caller's.
+    unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxDontNeed) }.is_ok()
 }
 
 /// Memory for code: mapped twice, once to be written and once to be executed, so that no address is ever both.
@@ -101,7 +120,7 @@ impl CodeMemory {
         let part = |start, end| Part { start, used: start, end };
         let border = len - cold;
         Ok(Self {
-            writable: map(ProtFlags::READ | ProtFlags::WRITE)?,
+            writable: map(READ_WRITE)?,
             executable: map(ProtFlags::READ | ProtFlags::EXEC)?,
             parts: [part(0, border), part(border, len)],
         })
@@ -158,6 +177,14 @@ impl CodeMemory {
         assert!(offset + 4 <= self.writable.len, "outside the code cache");
         // SAFETY: the place was just seen to lie inside the mapping. The thread that runs this code is this one.
         unsafe { self.writable.start().as_ptr().add(offset).cast::<i32>().write_unaligned(value) };
+    }
+
+    /// The four bytes at `at`, an address of code.
+    pub(crate) fn read(&self, at: usize) -> i32 {
+        let offset = at - self.start();
+        assert!(offset + 4 <= self.writable.len, "outside the code cache");
+        // SAFETY: the place was just seen to lie inside the mapping, whose memory no Rust reference covers.
+        unsafe { self.writable.start().as_ptr().add(offset).cast::<i32>().read_unaligned() }
     }
 
     /// A copy of code.

@@ -34,8 +34,9 @@ pub(crate) enum Kind {
     Attention,
     /// A jump within the page that may be tied to its target: where its distance is.
     Tie { hole: u32 },
-    /// An access that the TLB does not know. When it does, the check at `retry` is done again.
-    Access { access: Access, view: u8, retry: u32 },
+    /// An access that the TLB does not know. When it does, the check at `retry` is done again. Or one that is not aligned: if it
+    /// need not be, the jump at `unaligned` leads to [`check_unaligned`] from then on.
+    Access { access: Access, view: u8, retry: u32, unaligned: Option<u32> },
     /// The same for a group of accesses, the first of which is a store or not. If the check can't be made good, the rest
     /// of the block goes on without groups; if that is because they do not lie in one page, the jump at `hole`
     /// leads there from then on.
@@ -209,6 +210,27 @@ pub(crate) fn find_stack(view: u8, write: bool, routine: i32) -> Vec<u8> {
     asm.fill(unknown);
     asm.push_context(offset::STUB_NUMBER);
     asm.jump_context(offset::STUB + 8 * routine);
+    asm.finish()
+}
+
+/// Code at `start` for an access that is not aligned now and then, whose address's sum with the distance to the host's memory is in a
+/// register. Goes on at `back` if the access lies in one page that the TLB knows, or else with a stub. Changes `r11` and the flags.
+pub(crate) fn check_unaligned(start: usize, access: &Access, back: usize, stub: usize) -> Vec<u8> {
+    const PAGE: i32 = 4096;
+    let sum = access.address.sum();
+    let mut asm = Asm::new(start);
+    asm.test_value(true, sum, tlb::NOT_LOW);
+    let unknown = asm.jump_if(Condition::NE);
+    if sum != R11 {
+        asm.mov(R11, sum);
+    }
+    asm.with_value(Op::And, false, R11, PAGE - 1);
+    asm.with_value(Op::Cmp, false, R11, PAGE - i32::from(access.size));
+    let crossing = asm.jump_if(Condition::ABOVE);
+    let good = asm.jump();
+    asm.lead_to(unknown, stub);
+    asm.lead_to(crossing, stub);
+    asm.lead_to(good, back);
     asm.finish()
 }
 

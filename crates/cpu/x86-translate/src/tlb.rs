@@ -6,6 +6,10 @@
 //! writes, and two ways to say where the page is, for different operands. The interpreter's own buffer
 //! ([`posada_x86`]) and the page tables stand behind it.
 //!
+//! Most accesses are aligned, and then one number can be both tag and way, if the page's address in the host's memory is below
+//! 2^31: the distance to there. The sum of that and an address is where the access goes, if bits 63:31 of it are zero; one look
+//! tells, and by the lowest bits whether it is aligned.
+//!
 //! There is no entry for writes to a page that holds translated code: such a write must be seen. Pages are lent for
 //! writing, and given back when a virtual CPU wants to watch one of them ([`GuestRam::lend`]).
 //!
@@ -17,6 +21,7 @@ use std::ptr::NonNull;
 use crate::context::Context;
 use crate::filled::Filled;
 use crate::memory;
+use posada_x86::View;
 
 /// Entries: bits 31:12 of an address are its index.
 pub(crate) const ENTRIES: usize = 1 << 20;
@@ -26,30 +31,78 @@ pub(crate) const SHIFT: u8 = 3;
 pub(crate) const READ: i32 = offset_of!(Tables, read) as i32;
 pub(crate) const WRITE: i32 = offset_of!(Tables, write) as i32;
 pub(crate) const DELTA: i32 = offset_of!(Tables, delta) as i32;
-pub(crate) const HOST: i32 = offset_of!(Tables, host) as i32;
+pub(crate) const LOW_READ: i32 = offset_of!(Tables, low_read) as i32;
+pub(crate) const LOW_WRITE: i32 = offset_of!(Tables, low_write) as i32;
+/// Bits that are zero in where an access goes by the [`LOW_READ`] or [`LOW_WRITE`] of its page, and not for any other.
+pub(crate) const NOT_LOW: i32 = i32::MIN;
 const PAGE_MASK: u64 = 0xfff;
 
 /// The parts of entries, one array each: an index is scaled by 8 in an operand, and neighbours share cache lines.
 #[repr(C)]
 pub(crate) struct Tables {
+    /// From the linear addresses of a page that may be read to the host's, if these are low.
+    low_read: LowTable,
+    /// The same for a page that may be written.
+    low_write: LowTable,
     /// The linear address of a page that may be read.
     pub(crate) read: [u64; ENTRIES],
     /// The linear address of a page that may be written; then `read` has it, too.
     pub(crate) write: [u64; ENTRIES],
     /// From the page's linear addresses to the host's.
     pub(crate) delta: [u64; ENTRIES],
-    /// Where the page is in the host's memory.
-    pub(crate) host: [u64; ENTRIES],
+}
+
+/// Entries of addresses whose bit 31 is not set, and of the others.
+#[repr(C)]
+struct LowTable([[u64; ENTRIES / 2]; 2]);
+
+impl LowTable {
+    /// With these bit 31 of no sum is zero.
+    const NEVER: [u64; 2] = [1 << 31, 0];
+
+    fn half(n: usize) -> usize {
+        n / (ENTRIES / 2)
+    }
+
+    fn entry(&mut self, n: usize) -> &mut u64 {
+        &mut self.0[Self::half(n)][n % (ENTRIES / 2)]
+    }
+
+    fn forget(&mut self, n: usize) {
+        *self.entry(n) = Self::NEVER[Self::half(n)];
+    }
+
+    fn set(&mut self, n: usize, page: u64, host: u64) {
+        if host & i64::from(NOT_LOW) as u64 == 0 {
+            *self.entry(n) = host.wrapping_sub(page);
+        } else {
+            self.forget(n);
+        }
+    }
 }
 
 impl Tables {
+    /// Parts whose numbers are this at first, offsets and lengths in bytes; all others are zeros.
+    pub(crate) const FILLING: u64 = LowTable::NEVER[0];
+    pub(crate) const FILLED: [(usize, usize); 2] = {
+        const { assert!(LowTable::NEVER[1] == 0) };
+        let half = size_of::<LowTable>() / 2;
+        [(offset_of!(Self, low_read), half), (offset_of!(Self, low_write), half)]
+    };
+
     fn is_used(&self, n: usize) -> bool {
         self.read[n] != never(n)
     }
 
     fn forget(&mut self, n: usize) {
         self.read[n] = never(n);
+        self.low_read.forget(n);
+        self.forget_write(n);
+    }
+
+    fn forget_write(&mut self, n: usize) {
         self.write[n] = never(n);
+        self.low_write.forget(n);
     }
 }
 
@@ -58,14 +111,19 @@ fn never(index: usize) -> u64 {
     if index == 0 { 1 << 12 } else { 0 }
 }
 
+/// Which of a context's tables are a view's.
+pub(crate) const fn place(view: u8) -> usize {
+    View::User as usize - view as usize
+}
+
 fn index(linear: u64) -> usize {
     (linear >> 12) as usize % ENTRIES
 }
 
 /// Neighbours among a table's entries whose parts take a page of the host's memory each.
 const NEIGHBOURS: usize = 512;
-/// How many groups of neighbours may be in use, in all tables: 16 MiB.
-const MOST_GROUPS: usize = 1024;
+/// How many groups of neighbours may be in use, in all tables: 15 MiB.
+const MOST_GROUPS: usize = 640;
 
 /// The tables' account.
 pub(crate) struct Tlb {
@@ -78,7 +136,7 @@ pub(crate) struct Tlb {
 }
 
 impl Tlb {
-    /// Prepares a context whose memory is all zeros.
+    /// Prepares a context that has just been allocated.
     pub(crate) fn new(context: &mut Context) -> Self {
         for tables in &mut context.tlb {
             tables.forget(0);
@@ -101,37 +159,46 @@ impl Tlb {
         host: u64,
         global: bool,
     ) {
-        let (n, page) = (index(linear), linear & !PAGE_MASK);
-        if !std::mem::replace(&mut self.groups[usize::from(view)][n / NEIGHBOURS], true) {
+        let (n, page, place) = (index(linear), linear & !PAGE_MASK, place(view));
+        if !std::mem::replace(&mut self.groups[place][n / NEIGHBOURS], true) {
             self.used_groups += 1;
             if self.used_groups > MOST_GROUPS {
                 self.give_back(context);
                 return self.insert(context, (view, write), linear, host, global);
             }
         }
-        let written = &self.written[usize::from(view)];
-        if self.filled[usize::from(view)].is_too_much() || written.len() > 2 * ENTRIES {
+        let written = &self.written[place];
+        if self.filled[place].is_too_much() || written.len() > 2 * ENTRIES {
             self.forget(context, true);
         }
-        let tables = &mut context.tlb[usize::from(view)];
+        let tables = &mut context.tlb[place];
         let before = tables.is_used(n);
-        if tables.read[n] != page || tables.host[n] != host {
-            tables.write[n] = never(n);
+        let delta = host.wrapping_sub(page);
+        if tables.read[n] != page || tables.delta[n] != delta {
+            tables.forget_write(n);
         }
         tables.read[n] = page;
-        let written = &mut self.written[usize::from(view)];
+        tables.low_read.set(n, page, host);
+        let written = &mut self.written[place];
         if write && tables.write[n] != page {
             tables.write[n] = page;
+            tables.low_write.set(n, page, host);
             written.push(n as u32);
         }
-        tables.delta[n] = host.wrapping_sub(page);
-        tables.host[n] = host;
-        self.filled[usize::from(view)].note(n, before, global);
+        tables.delta[n] = delta;
+        self.filled[place].note(n, before, global);
+    }
+
+    /// Whether the page of `linear` is known, and has a low address.
+    pub(crate) fn knows_low(context: &mut Context, (view, write): (u8, bool), linear: u64) -> bool {
+        let tables = &mut context.tlb[place(view)];
+        let table = if write { &mut tables.low_write } else { &mut tables.low_read };
+        linear.wrapping_add(*table.entry(index(linear))) & i64::from(NOT_LOW) as u64 == 0
     }
 
     /// Remembers `linear`'s page as that of the view's stack, if it is known, for writes if need be; whether it is.
     pub(crate) fn set_stack(context: &mut Context, (view, write): (u8, bool), linear: u64) -> bool {
-        let (tables, n, page) = (&context.tlb[usize::from(view)], index(linear), linear & !PAGE_MASK);
+        let (tables, n, page) = (&context.tlb[place(view)], index(linear), linear & !PAGE_MASK);
         let writable = tables.write[n] == page;
         let known = if write { writable } else { tables.read[n] == page };
         if known {
@@ -164,9 +231,10 @@ impl Tlb {
         self.used_groups = 0;
         let tables = NonNull::from(&mut context.tlb);
         // SAFETY: the context is in such a mapping, and nobody but us has it; each part is made of numbers.
-        unsafe { memory::zero(tables.cast(), size_of_val(&context.tlb)) };
+        let given_back = unsafe { memory::give_back(tables.cast(), size_of_val(&context.tlb)) };
+        let touched = if given_back { 1 } else { ENTRIES };
         for tables in &mut context.tlb {
-            tables.forget(0);
+            (0..touched).for_each(|n| tables.forget(n));
         }
     }
 
@@ -175,7 +243,7 @@ impl Tlb {
         context.forget_stacks();
         for (written, tables) in self.written.iter_mut().zip(&mut context.tlb) {
             for n in written.drain(..).map(|n| n as usize) {
-                tables.write[n] = never(n);
+                tables.forget_write(n);
             }
         }
     }
@@ -197,8 +265,8 @@ impl Tlb {
         for (written, tables) in self.written.iter_mut().zip(&mut context.tlb) {
             written.retain(|n| {
                 let n = *n as usize;
-                if tables.write[n] != never(n) && watched(tables.host[n]) {
-                    tables.write[n] = never(n);
+                if tables.write[n] != never(n) && watched(tables.write[n].wrapping_add(tables.delta[n])) {
+                    tables.forget_write(n);
                 }
                 tables.write[n] != never(n)
             });

@@ -115,7 +115,7 @@ impl Translator {
         let failed = |error: std::io::Error| Error::Engine(format!("no memory for translated code: {error}"));
         let (mapping, mut context) = Context::allocate().map_err(failed)?;
         let unit = Unit::new().map_err(failed)?;
-        let cache = CodeCache::new(code_cache).map_err(failed)?;
+        let cache = CodeCache::new(code_cache, connections.ram.is_low()).map_err(failed)?;
         // SAFETY: nobody else has it.
         let c = unsafe { context.as_mut() };
         let attention = Arc::clone(&connections.attention);
@@ -608,6 +608,14 @@ impl Machine {
         Ok(())
     }
 
+    /// Lets an access be unaligned from now on, if all that is wrong with it is that it is now.
+    fn let_be_unaligned(&mut self, context: &mut Context, hole: u32, access: &Access, view: u8) -> bool {
+        let linear = access.address.linear(context);
+        access.fits_at(linear)
+            && Tlb::knows_low(context, (view, access.write), linear)
+            && self.cache.let_be_unaligned(hole, access)
+    }
+
     /// The same for a group of accesses, the first of which is a store or not. A page is not made dirty before it is
     /// stored to.
     fn know_group(
@@ -744,8 +752,11 @@ impl Machine {
     fn at_stub(&mut self, context: &mut Context, number: u32, stub: &Stub) -> (u64, u32) {
         let again = |machine: &Self, place| (machine.cache.address(place) as u64, 0);
         let left = match stub.kind {
-            Kind::Access { access, view, retry } => {
+            Kind::Access { access, view, retry, unaligned } => {
                 self.activity.set(work::ACCESSES);
+                if unaligned.is_some_and(|hole| self.let_be_unaligned(context, hole, &access, view)) {
+                    return again(self, retry);
+                }
                 match self.know_page(context, &access, view) {
                     Ok(()) => return again(self, retry),
                     Err(left) => left,

@@ -132,7 +132,8 @@ impl Writer<'_> {
         let mut placed = None;
         let mut operand = None;
         if let Some(access) = plan.access {
-            let mut place = self.access(access);
+            let r11_is_free = plan.spilled().next().is_none();
+            let mut place = if r11_is_free { self.access_by_both(access) } else { self.access(access) };
             if plan.swapped.is_some() && place.index == plan.swapped {
                 self.asm.lea(
                     true,

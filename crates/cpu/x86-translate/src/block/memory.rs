@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Register};
 use super::{Access, Address, ForInterpreter, PAGE, Writer};
 use crate::asm::{Condition, Op, Place, Sum};
 use crate::context::register::{R10, R11, RSP};
-use crate::context::{Context, StackPage, offset};
+use crate::context::{Context, DISTANCES, StackPage, offset};
 use crate::groups::{ALIGNMENT, Member};
 use crate::stub::Kind;
 use crate::{registers, tlb};
@@ -91,6 +91,20 @@ impl Writer<'_> {
 
     /// Finds where an access goes in the host's memory; changes `r10` and `r11`. The flags may be lost.
     pub(crate) fn access(&mut self, access: Access) -> Place {
+        let place = self.access_by_both(access);
+        if place.index != Some(R11) {
+            return place;
+        }
+        self.asm.lea(
+            true,
+            R10,
+            Sum { base: Some(R10), index: Some((R11, 0)), displacement: place.displacement },
+        );
+        Place { index: None, displacement: 0 }
+    }
+
+    /// [`access`](Self::access), but the place may be one that is found by `r11`, too.
+    pub(super) fn access_by_both(&mut self, access: Access) -> Place {
         if let Some(place) = self.access_in_group(&access) {
             return place;
         }
@@ -98,16 +112,57 @@ impl Writer<'_> {
         self.flags.lose(&mut self.asm);
         self.poll_if_free();
         let retry = self.place_of(self.asm.here());
+        if let Some(grain) = access.grain().filter(|_| self.low) {
+            return self.access_aligned(access, grain, retry);
+        }
         self.address(&access.address);
         let view = self.mode.view;
-        self.look_up(&access, |_| Kind::Access { access, view, retry });
+        self.look_up(&access, |_| Kind::Access { access, view, retry, unaligned: None });
         if let Some(base) = access.address.only_base() {
             // This way does not wait for what the check does to `r10`.
             self.load_delta();
             return Place { index: Some(base), displacement: access.address.displacement };
         }
-        self.asm.with_table(Op::Add, R10, tlb::SHIFT, Context::tlb_offset(view) + tlb::HOST);
-        Place { index: None, displacement: 0 }
+        self.found_by_both(&access.address)
+    }
+
+    /// The same for an access that is likely to be at a multiple of `grain`, with RAM at low addresses. If it is not, but need not be,
+    /// the jump to the stub comes to lead elsewhere.
+    fn access_aligned(&mut self, access: Access, grain: u16, retry: u32) -> Place {
+        let view = self.mode.view;
+        let table = Context::tlb_offset(view) + if access.write { tlb::LOW_WRITE } else { tlb::LOW_READ };
+        let (sum, place) = if let Some(base) = access.address.only_base() {
+            self.address_to(R11, true, &access.address);
+            self.asm.page_to_r10();
+            self.asm.with_index(Op::Load, R10, (R10, tlb::SHIFT), table);
+            // The access does not wait for that.
+            self.asm.with_register(Op::Add, true, R11, R10);
+            (R11, Place { index: Some(base), displacement: access.address.displacement })
+        } else {
+            self.address(&access.address);
+            self.asm.page_to_r11();
+            self.asm.with_table(Op::Add, R10, tlb::SHIFT, table);
+            (R10, Place { index: None, displacement: 0 })
+        };
+        self.asm.test_value(true, sum, tlb::NOT_LOW | (i32::from(grain) - 1));
+        let hole = self.asm.jump_if(Condition::NE);
+        let unaligned = Some(self.place_of(self.asm.address(hole)));
+        self.stub(hole, self.at as i32, Kind::Access { access, view, retry, unaligned });
+        place
+    }
+
+    /// Where an address is in the host's memory, whose entry's number is in `r11`.
+    fn found_by_both(&mut self, address: &Address) -> Place {
+        self.asm.with_table(Op::Load, R11, tlb::SHIFT, Context::tlb_offset(self.mode.view) + tlb::DELTA);
+        if address.leaves_r11() {
+            // That does not wait for what the check has done to `r10`.
+            self.address(address);
+        } else {
+            self.asm.store_context(offset::TEMPORARY, R11);
+            self.address(address);
+            self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
+        }
+        Place { index: Some(R11), displacement: 0 }
     }
 
     /// Looks for the page of the linear address in `r10` in the TLB; `r10` becomes the offset in the page, and `r11` the
@@ -127,7 +182,7 @@ impl Writer<'_> {
         let stub = self.new_stub(self.at as i32, kind(self.place_of(self.asm.address(hole))));
         self.asm.lead_to(hole, stub);
         if access.alignment > 1 {
-            self.asm.test_r10(i32::from(access.alignment) - 1);
+            self.asm.test_value(false, R10, i32::from(access.alignment) - 1);
             let hole = self.asm.jump_if(Condition::NE);
             self.asm.lead_to(hole, stub);
         }
@@ -174,7 +229,7 @@ impl Writer<'_> {
         }
         let slot = match group.base {
             RSP => Context::stack_offset(self.mode.view) + StackPage::DELTA,
-            _ => offset::DISTANCES + 8 * n as i32,
+            _ => DISTANCES + 8 * n as i32,
         };
         if self.known & 1 << n != 0 {
             if self.in_r10 != (n, self.asm.len()) {
@@ -213,7 +268,12 @@ impl Writer<'_> {
         self.look_up(&all, kind);
         if index.is_none() {
             // Where the lowest of them is, for what is then only a displacement away.
-            self.asm.with_table(Op::Add, R10, tlb::SHIFT, Context::tlb_offset(mode.view) + tlb::HOST);
+            let lowest = self.found_by_both(&address);
+            self.asm.lea(
+                true,
+                R10,
+                Sum { base: Some(R10), index: lowest.index.map(|r11| (r11, 0)), displacement: 0 },
+            );
         } else {
             self.load_delta();
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::asm::{Asm, Hole, Op};
 use crate::classify;
-use crate::context::register::{R10, RSP};
+use crate::context::register::{R10, R11, RSP};
 use crate::context::{Context, offset};
 use crate::flags::{Fate, Flags, Recipe};
 use crate::groups::{self, Group, Item, StackEffect};
@@ -80,13 +80,16 @@ impl Mode {
 /// the second is behind that. Other blocks begin with the flags in the host's: there the second restores them.
 pub(crate) const SAVED_ENTRY: usize = 15;
 
-/// Where a block's code will be: addresses of all code, of the block's, and of its stubs; and the number of its first link.
+/// Where a block's code will be: addresses of all code, of the block's, and of its stubs; the number of its first link; and
+/// where RAM is.
 #[derive(Clone, Copy)]
 pub(crate) struct Places {
     pub(crate) memory: usize,
     pub(crate) host: usize,
     pub(crate) first_stub: usize,
     pub(crate) first_link: u32,
+    /// All of RAM has addresses below 2^31: see [`crate::tlb`].
+    pub(crate) low: bool,
 }
 
 /// What has been written.
@@ -137,6 +140,16 @@ impl Address {
         self.base.filter(|_| plain).and_then(registers::host)
     }
 
+    /// Whether it is computed without `r11`.
+    fn leaves_r11(&self) -> bool {
+        self.segment.is_none() && self.index.is_none_or(|(index, _)| registers::host(index).is_some())
+    }
+
+    /// The register whose sum with the distance to the host's memory is looked at: see [`Writer::access_by_both`].
+    pub(crate) fn sum(&self) -> u8 {
+        if self.only_base().is_some() { R11 } else { R10 }
+    }
+
     /// Whether it is on the stack.
     pub(crate) fn is_on_stack(&self) -> bool {
         self.base == Some(RSP)
@@ -172,6 +185,11 @@ impl Access {
         in_page + u64::from(self.size) <= PAGE as u64 && linear & (u64::from(self.alignment) - 1) == 0
     }
 
+    /// What its address is likely to be a multiple of, if that is enough for it to lie in one page.
+    fn grain(&self) -> Option<u16> {
+        (matches!(self.size, 1 | 2 | 4 | 8) || self.alignment == self.size).then_some(self.size)
+    }
+
     /// One that need not be aligned.
     pub(crate) fn new(address: Address, size: u16, write: bool) -> Self {
         Self { address, size, write, alignment: 1 }
@@ -205,6 +223,7 @@ pub(crate) struct Writer<'a> {
     pub(crate) mode: Mode,
     flags: Flags,
     memory: usize,
+    low: bool,
     later: Vec<Later>,
     stubs: Vec<Stub>,
     /// Where the next stub will be.
@@ -278,6 +297,7 @@ impl<'a> Writer<'a> {
             mode,
             flags: Flags::UNKNOWN,
             memory: places.memory,
+            low: places.low,
             later: Vec::new(),
             stubs: Vec::new(),
             next_stub: places.first_stub,

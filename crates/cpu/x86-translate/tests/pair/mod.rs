@@ -104,6 +104,10 @@ pub fn translator(connections: Connections) -> Box<dyn Vcpu> {
 impl Side {
     pub fn new(factory: Factory, interrupts: Arc<dyn Interrupts>) -> Self {
         let ram = GuestRam::new(&[(Gpa(0), RAM)]).expect("so little can be had");
+        Self::with_ram(factory, interrupts, ram)
+    }
+
+    fn with_ram(factory: Factory, interrupts: Arc<dyn Interrupts>, ram: GuestRam) -> Self {
         let attention = Arc::new(Attention::default());
         let clock = Clock::new();
         clock.pause();
@@ -170,6 +174,16 @@ impl Default for Pair {
 }
 
 impl Pair {
+    /// With more RAM, which nobody touches, than there is room for at low addresses of the host.
+    pub fn with_far_ram() -> Self {
+        let sides = [interpreter as Factory, translator].map(|make| {
+            let ram = GuestRam::new(&[(Gpa(0), RAM), (Gpa(1 << 32), 2 << 30)]).expect("it is not touched");
+            assert!(!ram.is_low());
+            Side::with_ram(make, Arc::new(NoInterrupts), ram)
+        });
+        Self::of(sides)
+    }
+
     fn of(sides: [Side; 2]) -> Self {
         let steps = Arc::new(AtomicU64::new(0));
         let attentions = [0, 1].map(|n| Arc::downgrade(&sides[n].attention));
