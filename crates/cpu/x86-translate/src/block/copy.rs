@@ -105,18 +105,25 @@ impl Writer<'_> {
         if to.size() == 2 {
             return Err(ForInterpreter);
         }
+        let start = self.asm.len();
         self.before_writing(1 << number);
         let wide = address.wide && to.size() == 8;
-        let host = registers::host(number);
-        self.address_to(host.unwrap_or(R10), wide, &address);
-        if host.is_none() {
-            self.store_guest(number, R10);
+        let leaves_r10 = self.asm.len() == start && address.leaves_r10();
+        let scratch = if leaves_r10 && self.r10_is_known() { R11 } else { R10 };
+        let host = registers::host(number).unwrap_or(scratch);
+        self.address_to(host, wide, &address);
+        if host == scratch {
+            self.store_guest(number, scratch);
+        }
+        if leaves_r10 && host != R10 {
+            self.has_left_r10(start);
         }
         Ok(())
     }
 
     /// An instruction that does on the host just what it does in the guest, once its operands are in place.
     pub(super) fn copy(&mut self, i: &Instruction) -> Outcome {
+        let start = self.asm.len();
         let memory = i.op_kinds().position(|kind| kind == OpKind::Memory).map(|n| n as u32);
         let mut plan = self.plan(i, memory)?;
         if classify::uses_x87(i) {
@@ -158,6 +165,7 @@ impl Writer<'_> {
                 self.flags.want(&mut self.asm);
             }
         }
+        let leaves_r10 = self.asm.len() == start && plan.spilled().all(|spilled| spilled.scratch != R10);
         for Spilled { guest, scratch, .. } in plan.spilled().filter(|spilled| spilled.read) {
             self.load_guest(scratch, guest);
         }
@@ -188,6 +196,8 @@ impl Writer<'_> {
         }
         if let Some(access) = placed {
             self.keep_r10(&access);
+        } else if leaves_r10 {
+            self.has_left_r10(start);
         }
         if rotates {
             self.flags.rotate();
@@ -214,6 +224,7 @@ impl Writer<'_> {
     pub(super) fn plan(&mut self, i: &Instruction, memory: Option<u32>) -> Result<Plan, ForInterpreter> {
         let mut plan = Plan { instruction: *i, access: None, spilled: [None; 2], written: 0, swapped: None };
         let mut write = false;
+        let r10_is_known = self.r10_is_known();
         let info = self.info.info(i);
         for used in info.used_registers() {
             if let Some(number) = registers::number(used.register())
@@ -225,7 +236,12 @@ impl Writer<'_> {
                 plan.written |= 1 << number;
             }
         }
-        let mut scratch = if memory.is_some() { &[R11][..] } else { &[R10, R11][..] }.iter().copied();
+        let scratch: &[u8] = match memory {
+            Some(_) => &[R11],
+            None if r10_is_known => &[R11, R10],
+            None => &[R10, R11],
+        };
+        let mut scratch = scratch.iter().copied();
         for n in 0..i.op_count() {
             let access = info.op_access(n);
             match i.op_kind(n) {

@@ -232,7 +232,7 @@ impl Writer<'_> {
             _ => DISTANCES + 8 * n as i32,
         };
         if self.known & 1 << n != 0 {
-            if self.in_r10 != (n, self.asm.len()) {
+            if self.in_r10.0 != n || !self.r10_is_known() {
                 self.asm.with_context(Op::Load, R10, slot);
             }
             if group.base == RSP {
@@ -285,6 +285,18 @@ impl Writer<'_> {
     pub(super) fn keep_r10(&mut self, access: &Access) {
         if let Some(n) = self.group_of(access) {
             self.in_r10 = (n, self.asm.len());
+        }
+    }
+
+    /// Whether `r10` has some group's distance.
+    pub(super) fn r10_is_known(&self) -> bool {
+        self.in_r10.1 == self.asm.len()
+    }
+
+    /// What has been written since `r10` was looked at, when there were so many bytes, has left it.
+    pub(super) fn has_left_r10(&mut self, before: usize) {
+        if self.in_r10.1 == before {
+            self.in_r10.1 = self.asm.len();
         }
     }
 

@@ -145,6 +145,12 @@ impl Address {
         self.segment.is_none() && self.index.is_none_or(|(index, _)| registers::host(index).is_some())
     }
 
+    /// Whether it is computed without `r10`.
+    fn leaves_r10(&self) -> bool {
+        let in_host = |register: Option<u8>| register.is_none_or(|register| registers::host(register).is_some());
+        !self.in_code && in_host(self.base) && in_host(self.index.map(|(index, _)| index))
+    }
+
     /// The register whose sum with the distance to the host's memory is looked at: see [`Writer::access_by_both`].
     pub(crate) fn sum(&self) -> u8 {
         if self.only_base().is_some() { R11 } else { R10 }
@@ -720,8 +726,13 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn move_stack(&mut self, by: i32) {
+        let start = self.asm.len();
         self.flags.before_moving_stack(&mut self.asm, by);
+        let leaves_r10 = self.asm.len() == start;
         self.add_to_stack(by);
+        if leaves_r10 {
+            self.has_left_r10(start);
+        }
     }
 
     fn add_to_stack(&mut self, by: i32) {
