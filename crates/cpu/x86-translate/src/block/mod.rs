@@ -147,7 +147,8 @@ impl Address {
 
     /// Whether it is computed without `r10`.
     fn leaves_r10(&self) -> bool {
-        let in_host = |register: Option<u8>| register.is_none_or(|register| registers::host(register).is_some());
+        let in_host =
+            |register: Option<u8>| register.is_none_or(|register| registers::host(register).is_some());
         !self.in_code && in_host(self.base) && in_host(self.index.map(|(index, _)| index))
     }
 
