@@ -345,6 +345,14 @@ impl Asm {
         self.with_value(Op::And, false, R11, -16);
     }
 
+    /// `test reg, [context + offset]`, 64 bits.
+    pub(crate) fn test_context(&mut self, reg: u8, offset: i32) {
+        const TEST: u8 = 0x85;
+        self.rex(true, reg, 0, 0);
+        self.byte(TEST);
+        self.context(reg, offset);
+    }
+
     /// `test reg, value`, 32 or 64 bits, the value sign-extended.
     pub(crate) fn test_value(&mut self, wide: bool, reg: u8, value: i32) {
         self.rex(wide, 0, 0, reg);

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use crate::alarm::Alarm;
 use crate::memory::Mapping;
+use crate::tlb::low_mask;
 use crate::{jumps, tlb, x87};
 
 /// Room below a context, where `rsp` leads while translated code runs: for return addresses of its calls, and frames of
@@ -15,14 +16,42 @@ const HOT: usize = 64;
 
 /// How far below a context `rsp` leads while translated code runs: so far that its low five bits are 12, always. A shift by
 /// `rsp` then makes a page's number of an address, in one instruction that leaves the flags.
-pub(crate) const BELOW: i32 = 20;
+pub(crate) const BELOW: i32 = 52;
+
+/// What is near `rsp`, too, but not of the context: places of numbers of 8 bytes, from there. Just below `rsp` there are return
+/// addresses; the frames of the host's signals are more than 128 bytes below.
+mod near {
+    use super::{BELOW, COPIES};
+    use crate::alarm::Alarm;
+    use crate::groups;
+
+    const RETURN_ADDRESSES: i32 = 3 * 8;
+
+    pub(super) const DISTANCES: i32 = -BELOW - 124;
+    pub(super) const MASKS: i32 = DISTANCES + 8 * groups::MOST as i32;
+    /// Between the alarm, which is at `rsp`, and the context.
+    pub(super) const COPIES_PLACE: i32 = size_of::<Alarm>() as i32 - BELOW;
+    pub(super) const PAGE_MASK: i32 = COPIES_PLACE + 8 * COPIES.len() as i32;
+
+    const _: () = {
+        assert!(BELOW % align_of::<Alarm>() as i32 == 0 && DISTANCES % 8 == 0 && COPIES_PLACE % 8 == 0);
+        assert!(MASKS + 8 * 4 + RETURN_ADDRESSES <= -BELOW && PAGE_MASK + 8 <= 0);
+    };
+}
 
 /// Where, from the context, the distance from the guest's addresses to the host's is for each group of accesses
-/// ([`crate::groups`]). As the copies behind them, they are what is nearest below `rsp` but for return addresses, and where the
-/// frames of the host's signals never are.
-pub(crate) const DISTANCES: i32 = -BELOW - 124;
-const COPIES_OFFSET: i32 = DISTANCES + 8 * crate::groups::MOST as i32;
-const RETURN_ADDRESSES: i32 = 4 * 8;
+/// ([`crate::groups`]).
+pub(crate) const DISTANCES: i32 = near::DISTANCES;
+
+/// Numbers that translated code needs often, sign-extended to 64 bits, and where they are, from the context: as operands in
+/// memory they are shorter than as immediate ones.
+const CONSTANTS: [(i32, i32); 5] = [
+    (low_mask(1), near::MASKS),
+    (low_mask(2), near::MASKS + 8),
+    (low_mask(4), near::MASKS + 16),
+    (low_mask(8), near::MASKS + 24),
+    (-4096, near::PAGE_MASK),
+];
 
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
@@ -217,7 +246,7 @@ impl Context {
     /// For another.
     pub(crate) fn slot_offset(number: u8) -> i32 {
         if let Some(n) = COPIES.iter().position(|copy| *copy == number) {
-            return COPIES_OFFSET + 8 * n as i32;
+            return near::COPIES_PLACE + 8 * n as i32;
         }
         let n = SPILLED.iter().position(|spilled| *spilled == number);
         let Some(n) = n else { unreachable!("register {number} has a host register") };
@@ -234,6 +263,11 @@ impl Context {
             (_, Some(n)) => unsafe { (*self.copies)[n] },
             _ => self.gpr[usize::from(number)],
         }
+    }
+
+    /// Where a number is, if it is one of those that are at hand.
+    pub(crate) fn constant_offset(value: i32) -> Option<i32> {
+        CONSTANTS.iter().find(|(constant, _)| *constant == value).map(|(_, offset)| *offset)
     }
 
     /// Where a view's [`StackPage`] is.
@@ -295,12 +329,7 @@ impl Context {
         const {
             assert!(SCRATCH.is_multiple_of(align_of::<Context>()));
             assert!((align_of::<Self>() as i32 - BELOW) % 32 == 12);
-            assert!(size_of::<Alarm>() as i32 <= BELOW && BELOW % align_of::<Alarm>() as i32 == 0);
             assert!(offset::TLB as usize == HOT && size_of::<tlb::Tables>().is_multiple_of(4096));
-            assert!(
-                COPIES_OFFSET % 8 == 0
-                    && COPIES_OFFSET + 8 * COPIES.len() as i32 + RETURN_ADDRESSES <= -BELOW
-            );
         };
         let mut mapping = Mapping::zeroed(SCRATCH + size_of::<Self>())?;
         let filled = (0..3).flat_map(|view| {
@@ -318,9 +347,13 @@ impl Context {
         let below = unsafe { mapping.start().byte_add(SCRATCH - BELOW as usize) };
         c.rsp = below.as_ptr() as u64;
         c.alarm = below.as_ptr().cast_const().cast();
-        // SAFETY: there the mapping is nobody's but translated code's.
-        c.copies =
-            unsafe { context.as_ptr().cast::<u8>().offset(COPIES_OFFSET as isize) }.cast_const().cast();
+        // SAFETY: all of these places are in the mapping, and nobody's but translated code's.
+        let near = |offset: i32| unsafe { context.as_ptr().cast::<u8>().offset(offset as isize) };
+        c.copies = near(near::COPIES_PLACE).cast_const().cast();
+        for (value, offset) in CONSTANTS {
+            // SAFETY: as above; they are aligned, and nobody reads them yet.
+            unsafe { near(offset).cast::<i64>().write(value.into()) };
+        }
         Ok((mapping, context))
     }
 }

@@ -35,6 +35,12 @@ pub(crate) const LOW_READ: i32 = offset_of!(Tables, low_read) as i32;
 pub(crate) const LOW_WRITE: i32 = offset_of!(Tables, low_write) as i32;
 /// Bits that are zero in where an access goes by the [`LOW_READ`] or [`LOW_WRITE`] of its page, and not for any other.
 pub(crate) const NOT_LOW: i32 = i32::MIN;
+
+/// These, and the bits that are zero in multiples of `grain`, a power of two.
+pub(crate) const fn low_mask(grain: u16) -> i32 {
+    NOT_LOW | (grain as i32 - 1)
+}
+
 const PAGE_MASK: u64 = 0xfff;
 
 /// The parts of entries, one array each: an index is scaled by 8 in an operand, and neighbours share cache lines.

@@ -178,7 +178,10 @@ impl Writer<'_> {
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });
         self.asm.with_table(Op::Load, R11, jumps::SHIFT, table + 8);
-        self.asm.with_value(Op::And, true, R10, -PAGE);
+        match Context::constant_offset(-PAGE) {
+            Some(offset) => self.asm.with_context(Op::And, R10, offset),
+            None => self.asm.with_value(Op::And, true, R10, -PAGE),
+        }
     }
 
     /// Jumps to what [`find_jump`](Self::find_jump) has found.

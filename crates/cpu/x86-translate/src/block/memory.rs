@@ -144,7 +144,11 @@ impl Writer<'_> {
             self.asm.with_table(Op::Add, R10, tlb::SHIFT, table);
             (R10, Place { index: None, displacement: 0 })
         };
-        self.asm.test_value(true, sum, tlb::NOT_LOW | (i32::from(grain) - 1));
+        let mask = tlb::low_mask(grain);
+        match Context::constant_offset(mask) {
+            Some(offset) => self.asm.test_context(sum, offset),
+            None => self.asm.test_value(true, sum, mask),
+        }
         let hole = self.asm.jump_if(Condition::NE);
         let unaligned = Some(self.place_of(self.asm.address(hole)));
         self.stub(hole, self.at as i32, Kind::Access { access, view, retry, unaligned });
