@@ -326,9 +326,9 @@ impl Asm {
         self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xda]);
     }
 
-    /// `shrx r10d, r11d, esp`: the same of `r11`.
-    pub(crate) fn page_to_r10(&mut self) {
-        self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xd3]);
+    /// `shrx r10d, reg, esp`: the same of another.
+    pub(crate) fn page_to_r10(&mut self, reg: u8) {
+        self.bytes(&[0xc4, 0x62 ^ (reg >> 3) << 5, 0x5b, 0xf7, 0xc0 | (R10 & 7) << 3 | reg & 7]);
     }
 
     /// `lea r11d, [r10 + add]; and r11d, [context + offset]`.
@@ -363,8 +363,8 @@ impl Asm {
     /// Saves the flags, all of which are the host's: `lahf` and OF, through `r10`.
     pub(crate) fn save_flags(&mut self, offset: i32) {
         self.mov(R10, 0);
-        // lahf; seto al; mov [context + offset], ax
-        self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x66, 0x89]);
+        // lahf; seto al; mov [context + offset], eax
+        self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x89]);
         self.context(0, offset);
         self.mov(0, R10);
     }

@@ -65,7 +65,8 @@ pub(crate) mod register {
 #[repr(C, align(64))]
 pub(crate) struct Context {
     // What is used most comes first: displacements from -128 to 127 take one byte.
-    /// The arithmetic flags, while the host's hold something else: OF in bit 0, and in bits 15:8 what `lahf` gives.
+    /// The arithmetic flags, while the host's hold something else: OF in bit 0, and in bits 15:8 what `lahf` gives. The other bits
+    /// mean nothing.
     pub(crate) flags: u64,
     /// Linear address of the page that the running code is in.
     pub(crate) code_base: u64,

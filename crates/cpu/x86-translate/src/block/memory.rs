@@ -132,11 +132,18 @@ impl Writer<'_> {
         let view = self.mode.view;
         let table = Context::tlb_offset(view) + if access.write { tlb::LOW_WRITE } else { tlb::LOW_READ };
         let (sum, place) = if let Some(base) = access.address.only_base() {
-            self.address_to(R11, true, &access.address);
-            self.asm.page_to_r10();
-            self.asm.with_index(Op::Load, R10, (R10, tlb::SHIFT), table);
-            // The access does not wait for that.
-            self.asm.with_register(Op::Add, true, R11, R10);
+            let displacement = access.address.displacement;
+            // The access does not wait for the sum.
+            if displacement == 0 {
+                self.asm.page_to_r10(base);
+                self.asm.with_index(Op::Load, R10, (R10, tlb::SHIFT), table);
+                self.asm.lea(true, R11, Sum { base: Some(R10), index: Some((base, 0)), displacement: 0 });
+            } else {
+                self.asm.add_to(R11, base, displacement);
+                self.asm.page_to_r10(R11);
+                self.asm.with_index(Op::Load, R10, (R10, tlb::SHIFT), table);
+                self.asm.with_register(Op::Add, true, R11, R10);
+            }
             (R11, Place { index: Some(base), displacement: access.address.displacement })
         } else {
             self.address(&access.address);
