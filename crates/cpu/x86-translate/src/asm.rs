@@ -476,6 +476,12 @@ impl Asm {
         self.lead(hole, self.len);
     }
 
+    /// `jmp [context + (r11 << shift) + offset]`.
+    pub(crate) fn jump_by_table(&mut self, shift: u8, offset: i32) {
+        const GROUP: u8 = 0xff;
+        self.at_table(false, GROUP, 4, shift, offset);
+    }
+
     /// `jmp r11`.
     pub(crate) fn jump_r11(&mut self) {
         self.bytes(&[0x41, 0xff, 0xe0 | R11 & 7]);

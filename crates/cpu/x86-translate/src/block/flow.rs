@@ -1,5 +1,7 @@
 //! Where a block goes: jumps, calls, returns, and the look at the attention flag.
 
+use std::mem::offset_of;
+
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::{Access, Address, ForInterpreter, LaterKind, Outcome, PAGE, SAVED_ENTRY, Writer};
@@ -168,8 +170,8 @@ impl Writer<'_> {
         self.stub(hole, distance, kind);
     }
 
-    /// Looks for the code at the linear address in `r10`; the flags are lost. If it is not known, the current
-    /// instruction is the interpreter's. `r11` is the code, and the page's address in the context.
+    /// Looks for the code at the linear address in `r10`, which becomes the page's; the flags are lost. If it is not known, the
+    /// current instruction is the interpreter's. `r11` is where the table has it.
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
@@ -177,7 +179,6 @@ impl Writer<'_> {
         self.asm.with_table(Op::Cmp, R10, jumps::SHIFT, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });
-        self.asm.with_table(Op::Load, R11, jumps::SHIFT, table + 8);
         match Context::constant_offset(-PAGE) {
             Some(offset) => self.asm.with_context(Op::And, R10, offset),
             None => self.asm.with_value(Op::And, true, R10, -PAGE),
@@ -187,7 +188,17 @@ impl Writer<'_> {
     /// Jumps to what [`find_jump`](Self::find_jump) has found.
     pub(super) fn jump_found(&mut self) {
         self.asm.store_context(offset::CODE_BASE, R10);
-        self.jump_to_r11();
+        if self.flags.are_saved() {
+            self.asm.jump_by_table(jumps::SHIFT, self.found());
+        } else {
+            self.asm.with_table(Op::Load, R11, jumps::SHIFT, self.found());
+            self.jump_to_r11();
+        }
+    }
+
+    /// Where the table of jumps has the entries of code, from the context.
+    fn found(&self) -> i32 {
+        Context::jumps_offset(self.mode.jumps()) + offset_of!(jumps::Entry, host) as i32
     }
 
     /// Jumps to a block whose entry for saved flags is in `r11`.
@@ -305,6 +316,7 @@ impl Writer<'_> {
         self.find_jump();
         // That may have had a page watched.
         self.forget_groups();
+        self.asm.with_table(Op::Load, R11, jumps::SHIFT, self.found());
         self.asm.store_context(offset::TARGET, R11);
         self.asm.store_context(offset::TARGET + 8, R10);
         self.push_next();
