@@ -2,7 +2,7 @@
 //!
 //! All memory of the translator's own is reached through `rsp` ([`crate::context`]), or through a scratch register.
 
-use iced_x86::{Encoder, Instruction};
+use iced_x86::{Encoder, Instruction, Register};
 
 use crate::context::BELOW;
 use crate::context::register::{R10, R11};
@@ -48,11 +48,21 @@ pub(crate) struct Asm {
     fixes: Vec<(usize, i32)>,
     /// The address that the first byte will have.
     start: usize,
+    /// Stores of guest registers to their places that nobody has looked at since.
+    unseen: Vec<Store>,
+}
+
+/// A store to the context: where, and its bytes.
+#[derive(Clone, Copy)]
+struct Store {
+    offset: i32,
+    at: usize,
+    len: usize,
 }
 
 impl Asm {
     pub(crate) fn new(start: usize) -> Self {
-        Self { encoder: Encoder::new(64), len: 0, fixes: Vec::new(), start }
+        Self { encoder: Encoder::new(64), len: 0, fixes: Vec::new(), start, unseen: Vec::new() }
     }
 
     /// Everything written.
@@ -96,6 +106,9 @@ impl Asm {
 
     /// An instruction as the decoder made it, perhaps with other operands; false if there is no such one.
     pub(crate) fn instruction(&mut self, instruction: &Instruction) -> bool {
+        if instruction.memory_base() == Register::RSP {
+            self.seen(instruction.memory_displacement64() as i32 - BELOW);
+        }
         // Nothing that is encoded so depends on where it is.
         match self.encoder.encode(instruction, 0) {
             Ok(len) => {
@@ -128,8 +141,39 @@ impl Asm {
         }
     }
 
+    /// Whoever comes now may look at what has been stored.
+    pub(crate) fn all_seen(&mut self) {
+        self.unseen.clear();
+    }
+
+    fn seen(&mut self, offset: i32) {
+        self.unseen.retain(|store| store.offset != offset);
+    }
+
+    /// [`store_context`](Self::store_context) for all of a guest's register. The last store there is taken out again if nobody can have
+    /// looked at it: returns where it was, and how many bytes that were.
+    pub(crate) fn store_guest(&mut self, offset: i32, reg: u8) -> Option<(usize, usize)> {
+        let before = self.unseen.iter().position(|store| store.offset == offset);
+        let gone = before.map(|n| self.unseen.swap_remove(n));
+        if let Some(Store { at, len, .. }) = gone {
+            debug_assert!(self.fixes.iter().all(|(hole, _)| *hole < at), "jumps are looked at as they are");
+            let mut code = self.encoder.take_buffer();
+            code.drain(at..at + len);
+            self.encoder.set_buffer(code);
+            self.len -= len;
+            for store in self.unseen.iter_mut().filter(|store| store.at > at) {
+                store.at -= len;
+            }
+        }
+        let at = self.len;
+        self.store_context(offset, reg);
+        self.unseen.push(Store { offset, at, len: self.len - at });
+        gone.map(|store| (store.at, store.len))
+    }
+
     /// `op reg, [context + offset]`, 64 bits.
     pub(crate) fn with_context(&mut self, op: Op, reg: u8, offset: i32) {
+        self.seen(offset);
         self.rex(true, reg, 0, 0);
         self.byte(op as u8);
         self.context(reg, offset);
@@ -211,6 +255,7 @@ impl Asm {
 
     /// `op reg, [context + offset]`, 32 bits.
     pub(crate) fn with_context_32(&mut self, op: Op, reg: u8, offset: i32) {
+        self.seen(offset);
         self.rex(false, reg, 0, 0);
         self.byte(op as u8);
         self.context(reg, offset);
@@ -448,6 +493,7 @@ impl Asm {
 
     /// `jcc`, to be filled in.
     pub(crate) fn jump_if(&mut self, condition: Condition) -> Hole {
+        self.all_seen();
         self.bytes(&[0x0f, 0x80 | condition.0]);
         self.int(0);
         Hole(self.len - 4)
@@ -455,6 +501,7 @@ impl Asm {
 
     /// `jmp`, to be filled in.
     pub(crate) fn jump(&mut self) -> Hole {
+        self.all_seen();
         self.byte(0xe9);
         self.int(0);
         Hole(self.len - 4)
@@ -462,6 +509,7 @@ impl Asm {
 
     /// Lets a hole lead to what has been written, `at` bytes from the start.
     pub(crate) fn lead(&mut self, hole: Hole, at: usize) {
+        self.all_seen();
         self.fixes.push((hole.0, (at as i64 - hole.0 as i64 - 4) as i32));
     }
 
@@ -473,17 +521,20 @@ impl Asm {
 
     /// Lets a hole lead here.
     pub(crate) fn fill(&mut self, hole: Hole) {
+        self.all_seen();
         self.lead(hole, self.len);
     }
 
     /// `jmp [context + (r11 << shift) + offset]`.
     pub(crate) fn jump_by_table(&mut self, shift: u8, offset: i32) {
         const GROUP: u8 = 0xff;
+        self.all_seen();
         self.at_table(false, GROUP, 4, shift, offset);
     }
 
     /// `jmp r11`.
     pub(crate) fn jump_r11(&mut self) {
+        self.all_seen();
         self.bytes(&[0x41, 0xff, 0xe0 | R11 & 7]);
     }
 
@@ -511,12 +562,14 @@ impl Asm {
 
     /// `jmp gs:[offset]`: for where `rsp` is another.
     pub(crate) fn jump_context(&mut self, offset: i32) {
+        self.all_seen();
         self.bytes(&[GS, 0xff, 0x24, 0x25]);
         self.int(offset);
     }
 
     /// `call [context + offset]`.
     pub(crate) fn call_context(&mut self, offset: i32) {
+        self.all_seen();
         self.byte(0xff);
         self.context(2, offset);
     }

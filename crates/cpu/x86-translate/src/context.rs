@@ -352,8 +352,8 @@ impl Context {
         let near = |offset: i32| unsafe { context.as_ptr().cast::<u8>().offset(offset as isize) };
         c.copies = near(near::COPIES_PLACE).cast_const().cast();
         for (value, offset) in CONSTANTS {
-            // SAFETY: as above; they are aligned, and nobody reads them yet.
-            unsafe { near(offset).cast::<i64>().write(value.into()) };
+            // SAFETY: as above; nobody reads them yet.
+            unsafe { near(offset).cast::<[u8; 8]>().write(i64::from(value).to_ne_bytes()) };
         }
         Ok((mapping, context))
     }

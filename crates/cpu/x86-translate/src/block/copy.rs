@@ -105,25 +105,25 @@ impl Writer<'_> {
         if to.size() == 2 {
             return Err(ForInterpreter);
         }
-        let start = self.asm.len();
+        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
         self.before_writing(1 << number);
         let wide = address.wide && to.size() == 8;
         let leaves_r10 = self.asm.len() == start && address.leaves_r10();
-        let scratch = if leaves_r10 && self.r10_is_known() { R11 } else { R10 };
+        let scratch = if leaves_r10 && r10_was_known { R11 } else { R10 };
         let host = registers::host(number).unwrap_or(scratch);
         self.address_to(host, wide, &address);
         if host == scratch {
             self.store_guest(number, scratch);
         }
         if leaves_r10 && host != R10 {
-            self.has_left_r10(start);
+            self.has_left_r10(r10_was_known);
         }
         Ok(())
     }
 
     /// An instruction that does on the host just what it does in the guest, once its operands are in place.
     pub(super) fn copy(&mut self, i: &Instruction) -> Outcome {
-        let start = self.asm.len();
+        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
         let memory = i.op_kinds().position(|kind| kind == OpKind::Memory).map(|n| n as u32);
         let mut plan = self.plan(i, memory)?;
         if classify::uses_x87(i) {
@@ -197,7 +197,7 @@ impl Writer<'_> {
         if let Some(access) = placed {
             self.keep_r10(&access);
         } else if leaves_r10 {
-            self.has_left_r10(start);
+            self.has_left_r10(r10_was_known);
         }
         if rotates {
             self.flags.rotate();

@@ -217,14 +217,14 @@ impl Writer<'_> {
         let target = self.target(i)?;
         let in_page = (0..PAGE).contains(&target);
         self.poll_if_back(target);
-        let start = self.asm.len();
+        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
         self.flags.want(&mut self.asm);
         let leaves_r10 = self.asm.len() == start;
         // The decoder counts them in the opcodes' order, from 1.
         let condition = Condition(i.condition_code() as u8 - 1);
         let hole = self.asm.jump_if(condition);
         if leaves_r10 {
-            self.has_left_r10(start);
+            self.has_left_r10(r10_was_known);
         }
         if self.is_start(target) {
             self.lead_to_start(hole);

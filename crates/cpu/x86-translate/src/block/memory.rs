@@ -304,9 +304,9 @@ impl Writer<'_> {
         self.in_r10.1 == self.asm.len()
     }
 
-    /// What has been written since `r10` was looked at, when there were so many bytes, has left it.
-    pub(super) fn has_left_r10(&mut self, before: usize) {
-        if self.in_r10.1 == before {
+    /// What has been written since `r10` was `known` has left it.
+    pub(super) fn has_left_r10(&mut self, known: bool) {
+        if known {
             self.in_r10.1 = self.asm.len();
         }
     }

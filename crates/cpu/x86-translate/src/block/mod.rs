@@ -550,6 +550,7 @@ impl<'a> Writer<'a> {
     /// A new stub; its address.
     pub(super) fn new_stub(&mut self, next: i32, kind: Kind) -> usize {
         debug_assert_eq!(self.put_off, 0, "a stub's stack pointer is right");
+        self.asm.all_seen();
         let stub = Stub { flags: self.flags, next, kind };
         self.stubs.push(stub);
         let at = self.next_stub;
@@ -692,7 +693,11 @@ impl<'a> Writer<'a> {
         match registers::host(guest) {
             Some(host) => self.asm.mov(host, from),
             None => {
-                self.asm.store_context(Context::slot_offset(guest), from);
+                if let Some((at, len)) = self.asm.store_guest(Context::slot_offset(guest), from)
+                    && self.in_r10.1 > at
+                {
+                    self.in_r10.1 -= len;
+                }
                 self.held = Some(Held { guest, scratch: from, len: self.asm.len() });
             }
         }
@@ -727,12 +732,12 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn move_stack(&mut self, by: i32) {
-        let start = self.asm.len();
+        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
         self.flags.before_moving_stack(&mut self.asm, by);
         let leaves_r10 = self.asm.len() == start;
         self.add_to_stack(by);
         if leaves_r10 {
-            self.has_left_r10(start);
+            self.has_left_r10(r10_was_known);
         }
     }
 
