@@ -152,7 +152,7 @@ impl Address {
         !self.in_code && in_host(self.base) && in_host(self.index.map(|(index, _)| index))
     }
 
-    /// The register whose sum with the distance to the host's memory is looked at: see [`Writer::access_by_both`].
+    /// The register that has its sum with the distance to the host's memory: see [`Writer::access_aligned`].
     pub(crate) fn sum(&self) -> u8 {
         if self.only_base().is_some() { R11 } else { R10 }
     }
