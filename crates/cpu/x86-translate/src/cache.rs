@@ -125,6 +125,7 @@ impl CodeCache {
 
     /// Writes what calls of stubs lead to, as the first code.
     fn write_monitors(&mut self) {
+        let low = self.low;
         let mut put = |code: &[u8]| {
             let at = self.memory.next(Warmth::Hot);
             let fits = self.memory.push(Warmth::Hot, code);
@@ -135,7 +136,7 @@ impl CodeCache {
             self.monitors[routine] = put(&stub::call_monitor(routine as i32));
             for view in 0..self.stacks.len() {
                 self.stacks[routine][view] =
-                    [false, true].map(|write| put(&stub::find_stack(view as u8, write, routine as i32)));
+                    [false, true].map(|write| put(&stub::find_stack(view as u8, write, routine as i32, low)));
             }
             self.link_finders[routine] =
                 std::array::from_fn(|view| put(&stub::find_link(view as u8, routine as i32)));

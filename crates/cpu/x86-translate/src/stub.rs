@@ -176,7 +176,7 @@ pub(crate) fn call_monitor(routine: i32) -> Vec<u8> {
 
 /// The code of [`Callee::Stack`]: `r10` is the linear address's difference from the last page's. Changes `r10`, `r11` and
 /// the flags.
-pub(crate) fn find_stack(view: u8, write: bool, routine: i32) -> Vec<u8> {
+pub(crate) fn find_stack(view: u8, write: bool, routine: i32, low: bool) -> Vec<u8> {
     const PAGE: i32 = 4096;
     const NUMBER: i32 = 4;
     let (stack, table) = (Context::stack_offset(view), Context::tlb_offset(view));
@@ -201,7 +201,7 @@ pub(crate) fn find_stack(view: u8, write: bool, routine: i32) -> Vec<u8> {
     asm.with_context(Op::Load, R10, offset::NO_STACK + StackPage::WRITE);
     asm.fill(writable);
     asm.store_context(stack + StackPage::WRITE, R10);
-    asm.with_table(Op::Load, R10, tlb::SHIFT, table + tlb::DELTA);
+    asm.with_table(Op::Load, R10, tlb::SHIFT, table + tlb::distances(low));
     asm.store_context(stack + StackPage::DELTA, R10);
     asm.with_context(Op::Load, R11, offset::STUB_NUMBER);
     asm.add_to(R11, R11, NUMBER);

@@ -30,9 +30,14 @@ pub(crate) const SHIFT: u8 = 3;
 /// Where the parts are in [`Tables`].
 pub(crate) const READ: i32 = offset_of!(Tables, read) as i32;
 pub(crate) const WRITE: i32 = offset_of!(Tables, write) as i32;
-pub(crate) const DELTA: i32 = offset_of!(Tables, delta) as i32;
+const DELTA: i32 = offset_of!(Tables, delta) as i32;
 pub(crate) const LOW_READ: i32 = offset_of!(Tables, low_read) as i32;
 pub(crate) const LOW_WRITE: i32 = offset_of!(Tables, low_write) as i32;
+/// Where the distances of all pages are that may be read; `low`: RAM has low addresses.
+pub(crate) const fn distances(low: bool) -> i32 {
+    if low { LOW_READ } else { DELTA }
+}
+
 /// Bits that are zero in where an access goes by the [`LOW_READ`] or [`LOW_WRITE`] of its page, and not for any other.
 pub(crate) const NOT_LOW: i32 = i32::MIN;
 
@@ -54,8 +59,8 @@ pub(crate) struct Tables {
     pub(crate) read: [u64; ENTRIES],
     /// The linear address of a page that may be written; then `read` has it, too.
     pub(crate) write: [u64; ENTRIES],
-    /// From the page's linear addresses to the host's.
-    pub(crate) delta: [u64; ENTRIES],
+    /// From the page's linear addresses to the host's, if these are not low.
+    delta: [u64; ENTRIES],
 }
 
 /// Entries of addresses whose bit 31 is not set, and of the others.
@@ -78,12 +83,8 @@ impl LowTable {
         *self.entry(n) = Self::NEVER[Self::half(n)];
     }
 
-    fn set(&mut self, n: usize, page: u64, host: u64) {
-        if host & i64::from(NOT_LOW) as u64 == 0 {
-            *self.entry(n) = host.wrapping_sub(page);
-        } else {
-            self.forget(n);
-        }
+    fn knows(&self, n: usize) -> bool {
+        self.0[Self::half(n)][n % (ENTRIES / 2)] != Self::NEVER[Self::half(n)]
     }
 }
 
@@ -107,9 +108,40 @@ impl Tables {
     }
 
     fn forget_write(&mut self, n: usize) {
-        self.write[n] = never(n);
-        self.low_write.forget(n);
+        // What nobody has written to takes no memory.
+        if self.write[n] != never(n) {
+            self.write[n] = never(n);
+            self.low_write.forget(n);
+        }
     }
+
+    /// The distance from entry `n`'s page to the host's memory.
+    fn distance(&self, n: usize) -> u64 {
+        if self.low_read.knows(n) {
+            self.low_read.0[LowTable::half(n)][n % (ENTRIES / 2)]
+        } else {
+            self.delta[n]
+        }
+    }
+
+    /// Lets entry `n`, of which nothing is known, be `page`'s, for reads.
+    fn set_read(&mut self, n: usize, page: u64, host: u64) {
+        self.read[n] = page;
+        let distance = host.wrapping_sub(page);
+        if is_low(host) { *self.low_read.entry(n) = distance } else { self.delta[n] = distance }
+    }
+
+    /// And for writes.
+    fn set_write(&mut self, n: usize, page: u64, host: u64) {
+        self.write[n] = page;
+        if is_low(host) {
+            *self.low_write.entry(n) = host.wrapping_sub(page);
+        }
+    }
+}
+
+fn is_low(host: u64) -> bool {
+    host & i64::from(NOT_LOW) as u64 == 0
 }
 
 /// A tag that no address with this index has. Zero is one, except for the first entry.
@@ -179,19 +211,15 @@ impl Tlb {
         }
         let tables = &mut context.tlb[place];
         let before = tables.is_used(n);
-        let delta = host.wrapping_sub(page);
-        if tables.read[n] != page || tables.delta[n] != delta {
-            tables.forget_write(n);
+        if tables.read[n] != page || tables.distance(n) != host.wrapping_sub(page) {
+            tables.forget(n);
+            tables.set_read(n, page, host);
         }
-        tables.read[n] = page;
-        tables.low_read.set(n, page, host);
         let written = &mut self.written[place];
         if write && tables.write[n] != page {
-            tables.write[n] = page;
-            tables.low_write.set(n, page, host);
+            tables.set_write(n, page, host);
             written.push(n as u32);
         }
-        tables.delta[n] = delta;
         self.filled[place].note(n, before, global);
     }
 
@@ -199,7 +227,7 @@ impl Tlb {
     pub(crate) fn knows_low(context: &mut Context, (view, write): (u8, bool), linear: u64) -> bool {
         let tables = &mut context.tlb[place(view)];
         let table = if write { &mut tables.low_write } else { &mut tables.low_read };
-        linear.wrapping_add(*table.entry(index(linear))) & i64::from(NOT_LOW) as u64 == 0
+        is_low(linear.wrapping_add(*table.entry(index(linear))))
     }
 
     /// Remembers `linear`'s page as that of the view's stack, if it is known, for writes if need be; whether it is.
@@ -208,7 +236,7 @@ impl Tlb {
         let writable = tables.write[n] == page;
         let known = if write { writable } else { tables.read[n] == page };
         if known {
-            context.set_stack(view, page, writable, tables.delta[n]);
+            context.set_stack(view, page, writable, tables.distance(n));
         }
         known
     }
@@ -271,7 +299,7 @@ impl Tlb {
         for (written, tables) in self.written.iter_mut().zip(&mut context.tlb) {
             written.retain(|n| {
                 let n = *n as usize;
-                if tables.write[n] != never(n) && watched(tables.write[n].wrapping_add(tables.delta[n])) {
+                if tables.write[n] != never(n) && watched(tables.write[n].wrapping_add(tables.distance(n))) {
                     tables.forget_write(n);
                 }
                 tables.write[n] != never(n)

@@ -164,7 +164,12 @@ impl Writer<'_> {
 
     /// Where an address is in the host's memory, whose entry's number is in `r11`.
     fn found_by_both(&mut self, address: &Address) -> Place {
-        self.asm.with_table(Op::Load, R11, tlb::SHIFT, Context::tlb_offset(self.mode.view) + tlb::DELTA);
+        self.asm.with_table(
+            Op::Load,
+            R11,
+            tlb::SHIFT,
+            Context::tlb_offset(self.mode.view) + tlb::distances(self.low),
+        );
         if address.leaves_r11() {
             // That does not wait for what the check has done to `r10`.
             self.address(address);
@@ -201,7 +206,7 @@ impl Writer<'_> {
 
     /// Loads what leads from the guest's addresses to the host's in the page that a look-up has found.
     fn load_delta(&mut self) {
-        let table = Context::tlb_offset(self.mode.view) + tlb::DELTA;
+        let table = Context::tlb_offset(self.mode.view) + tlb::distances(self.low);
         self.asm.with_table(Op::Load, R10, tlb::SHIFT, table);
     }
 
