@@ -8,8 +8,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
-/// Bytes of what [`Mapping::fill`] repeats: so many take their room, so few many mappings.
-const PATTERN: usize = 128 << 10;
+/// Bytes of what [`Mapping::fill`] repeats: fewer take more mappings. When one page is looked at, Linux lends all of them.
+const PATTERN: usize = 16 << 10;
 
 /// A mapping of the host's, given back when dropped.
 #[derive(Debug)]
