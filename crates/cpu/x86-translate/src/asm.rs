@@ -368,12 +368,17 @@ impl Asm {
 
     /// `shrx r11d, r10d, esp`: bits 31:12 of `r10`, as the low bits of `rsp` are always 12; leaves the flags.
     pub(crate) fn page_to_r11(&mut self) {
-        self.bytes(&[0xc4, 0x42, 0x5b, 0xf7, 0xda]);
+        self.page(R11, R10);
     }
 
     /// `shrx r10d, reg, esp`: the same of another.
     pub(crate) fn page_to_r10(&mut self, reg: u8) {
-        self.bytes(&[0xc4, 0x62 ^ (reg >> 3) << 5, 0x5b, 0xf7, 0xc0 | (R10 & 7) << 3 | reg & 7]);
+        self.page(R10, reg);
+    }
+
+    /// `shrx to, from, esp`, 32 bits, where `to` is a scratch register.
+    fn page(&mut self, to: u8, from: u8) {
+        self.bytes(&[0xc4, 0x62 ^ (from >> 3) << 5, 0x5b, 0xf7, 0xc0 | (to & 7) << 3 | from & 7]);
     }
 
     /// `lea r11d, [r10 + add]; and r11d, [context + offset]`.

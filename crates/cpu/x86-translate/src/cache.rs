@@ -407,8 +407,10 @@ impl CodeCache {
         if !self.has_room() {
             return false;
         }
-        let back = self.address(hole) + size_of::<i32>();
-        let stub = back.wrapping_add_signed(self.memory.read(back - size_of::<i32>()) as isize);
+        let at = self.address(hole);
+        let Ok(distance) = self.memory.copy(at, size_of::<i32>()).try_into() else { return false };
+        let back = at + size_of::<i32>();
+        let stub = back.wrapping_add_signed(i32::from_le_bytes(distance) as isize);
         let place = self.memory.next(Warmth::Cold);
         let fits = self.memory.push(Warmth::Cold, &stub::check_unaligned(place, access, back, stub));
         assert!(fits, "there is room for much more");

@@ -179,14 +179,6 @@ impl CodeMemory {
         unsafe { self.writable.start().as_ptr().add(offset).cast::<i32>().write_unaligned(value) };
     }
 
-    /// The four bytes at `at`, an address of code.
-    pub(crate) fn read(&self, at: usize) -> i32 {
-        let offset = at - self.start();
-        assert!(offset + 4 <= self.writable.len, "outside the code cache");
-        // SAFETY: the place was just seen to lie inside the mapping, whose memory no Rust reference covers.
-        unsafe { self.writable.start().as_ptr().add(offset).cast::<i32>().read_unaligned() }
-    }
-
     /// A copy of code.
     pub(crate) fn copy(&self, at: usize, len: usize) -> Vec<u8> {
         let offset = at - self.start();

@@ -3,8 +3,8 @@
 //! One for each view; the entry is found by the page's number. An entry's tag is the page's linear address, so that the
 //! exclusive or of tag and address is an offset into the page if the tag is the page's, and a large number if it is not:
 //! one comparison tells, and whether the access would cross into the next page. There are tags for reads and tags for
-//! writes, and two ways to say where the page is, for different operands. The interpreter's own buffer
-//! ([`posada_x86`]) and the page tables stand behind it.
+//! writes, and the distance to where the page is in the host's memory. The interpreter's own buffer ([`posada_x86`]) and
+//! the page tables stand behind it.
 //!
 //! Most accesses are aligned, and then one number can be both tag and way, if the page's address in the host's memory is below
 //! 2^31: the distance to there. The sum of that and an address is where the access goes, if bits 63:31 of it are zero; one look
@@ -18,10 +18,11 @@
 use std::mem::offset_of;
 use std::ptr::NonNull;
 
+use posada_x86::View;
+
 use crate::context::Context;
 use crate::filled::Filled;
 use crate::memory;
-use posada_x86::View;
 
 /// Entries: bits 31:12 of an address are its index.
 pub(crate) const ENTRIES: usize = 1 << 20;
@@ -75,6 +76,10 @@ impl LowTable {
         n / (ENTRIES / 2)
     }
 
+    fn get(&self, n: usize) -> u64 {
+        self.0[Self::half(n)][n % (ENTRIES / 2)]
+    }
+
     fn entry(&mut self, n: usize) -> &mut u64 {
         &mut self.0[Self::half(n)][n % (ENTRIES / 2)]
     }
@@ -84,7 +89,7 @@ impl LowTable {
     }
 
     fn knows(&self, n: usize) -> bool {
-        self.0[Self::half(n)][n % (ENTRIES / 2)] != Self::NEVER[Self::half(n)]
+        self.get(n) != Self::NEVER[Self::half(n)]
     }
 }
 
@@ -117,11 +122,7 @@ impl Tables {
 
     /// The distance from entry `n`'s page to the host's memory.
     fn distance(&self, n: usize) -> u64 {
-        if self.low_read.knows(n) {
-            self.low_read.0[LowTable::half(n)][n % (ENTRIES / 2)]
-        } else {
-            self.delta[n]
-        }
+        if self.low_read.knows(n) { self.low_read.get(n) } else { self.delta[n] }
     }
 
     /// Lets entry `n`, of which nothing is known, be `page`'s, for reads.
@@ -224,10 +225,10 @@ impl Tlb {
     }
 
     /// Whether the page of `linear` is known, and has a low address.
-    pub(crate) fn knows_low(context: &mut Context, (view, write): (u8, bool), linear: u64) -> bool {
-        let tables = &mut context.tlb[place(view)];
-        let table = if write { &mut tables.low_write } else { &mut tables.low_read };
-        is_low(linear.wrapping_add(*table.entry(index(linear))))
+    pub(crate) fn knows_low(context: &Context, (view, write): (u8, bool), linear: u64) -> bool {
+        let tables = &context.tlb[place(view)];
+        let table = if write { &tables.low_write } else { &tables.low_read };
+        is_low(linear.wrapping_add(table.get(index(linear))))
     }
 
     /// Remembers `linear`'s page as that of the view's stack, if it is known, for writes if need be; whether it is.

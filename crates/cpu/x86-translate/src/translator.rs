@@ -609,7 +609,7 @@ impl Machine {
     }
 
     /// Lets an access be unaligned from now on, if all that is wrong with it is that it is now.
-    fn let_be_unaligned(&mut self, context: &mut Context, hole: u32, access: &Access, view: u8) -> bool {
+    fn let_be_unaligned(&mut self, context: &Context, hole: u32, access: &Access, view: u8) -> bool {
         let linear = access.address.linear(context);
         access.fits_at(linear)
             && Tlb::knows_low(context, (view, access.write), linear)
