@@ -381,10 +381,10 @@ impl Asm {
         self.bytes(&[0xc4, 0x62 ^ (from >> 3) << 5, 0x5b, 0xf7, 0xc0 | (to & 7) << 3 | from & 7]);
     }
 
-    /// `lea r11d, [r10 + add]; and r11d, [context + offset]`.
-    pub(crate) fn masked_to_r11(&mut self, add: i32, offset: i32) {
-        self.lea(false, R11, Sum { base: Some(R10), index: None, displacement: add });
-        self.with_context_32(Op::And, R11, offset);
+    /// `andn r11d, r10d, [context + offset]`: the bits there that `r10` has not; ZF tells if there is none.
+    pub(crate) fn masked_to_r11(&mut self, offset: i32) {
+        self.bytes(&[0xc4, 0x62, 0x28, 0xf2]);
+        self.context(R11, offset);
     }
 
     /// `imul r11d, r10d, factor; shr r11d, 28 - bits; and r11d, -1 << 4`: 16 times the product's upper bits.
@@ -412,11 +412,16 @@ impl Asm {
 
     /// Saves the flags, all of which are the host's: `lahf` and OF, through `r10`.
     pub(crate) fn save_flags(&mut self, offset: i32) {
-        self.mov(R10, 0);
+        self.swap_rax_with_r10();
         // lahf; seto al; mov [context + offset], eax
         self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x89]);
         self.context(0, offset);
-        self.mov(0, R10);
+        self.swap_rax_with_r10();
+    }
+
+    /// `xchg rax, r10`: shorter than to move it away, and back.
+    fn swap_rax_with_r10(&mut self) {
+        self.bytes(&[0x49, 0x92]);
     }
 
     /// Puts CF and OF, which are the host's, to the others that [`save_flags`](Self::save_flags) has saved; changes
@@ -441,12 +446,12 @@ impl Asm {
 
     /// Takes back what [`save_flags`](Self::save_flags) has saved, through `r10`.
     pub(crate) fn restore_flags(&mut self, offset: i32) {
-        self.mov(R10, 0);
+        self.swap_rax_with_r10();
         // movzx eax, word [context + offset]; add al, 0x7f; sahf
         self.bytes(&[0x0f, 0xb7]);
         self.context(0, offset);
         self.bytes(&[0x04, 0x7f, 0x9e]);
-        self.mov(0, R10);
+        self.swap_rax_with_r10();
     }
 
     /// `xchg reg8, reg8`, of the two low bytes of `rax`, `rcx`, `rdx` or `rbx`; leaves the flags.

@@ -170,14 +170,18 @@ impl StackPage {
     pub(crate) const WRITE: i32 = std::mem::offset_of!(Self, write) as i32;
     pub(crate) const DELTA: i32 = std::mem::offset_of!(Self, delta) as i32;
 
-    /// None: a page whose address no processor would accept, nor does a guest know it. If it guessed, it would find a page
-    /// that is nobody's, at `nowhere`.
+    /// None: an [`unknown_page`]. If a guest guessed it, it would find a page that is nobody's, at `nowhere`.
     fn none(nowhere: NonNull<u8>) -> Self {
-        const NOT_CANONICAL: u64 = 0b101 << 61;
-        let random = RandomState::new().build_hasher().finish();
-        let tag = random >> 4 & !0xfff | NOT_CANONICAL;
+        let tag = unknown_page();
         Self { read: tag, write: tag, delta: (nowhere.as_ptr() as u64).wrapping_sub(tag) }
     }
+}
+
+/// The address of a page that no processor would accept, nor does a guest know it.
+pub(crate) fn unknown_page() -> u64 {
+    const NOT_CANONICAL: u64 = 0b101 << 61;
+    let random = RandomState::new().build_hasher().finish();
+    random >> 4 & !0xfff | NOT_CANONICAL
 }
 
 /// Addresses of [`crate::entry`]'s routines: with the vector registers in the host's (1), and without (0).

@@ -18,7 +18,7 @@ use posada_x86::View;
 
 use crate::alarm::NO_EPOCH;
 use crate::block::Mode;
-use crate::context::Context;
+use crate::context::{Context, unknown_page};
 use crate::filled::Filled;
 
 /// One for each view without vectors, and one for each with them.
@@ -33,17 +33,17 @@ pub(crate) const fn bits(table: usize) -> u8 {
     if table == NOTED_TABLE { BITS } else { 16 }
 }
 
-/// The bits of an address, after [`SKEW`] was added, that are its index, where they are: what is near is near in the table, too.
-/// Hardly ever do two jumps lead to places that differ in the lowest bits alone.
+/// The bits of an address whose complement is its index, where they are: what is near is near in the table, too. Hardly ever do
+/// two jumps lead to places that differ in the lowest bits alone.
+///
+/// Nothing may have the index 0, which is where everything is looked for once the alarm has rung: so that must not be where
+/// functions begin, which are aligned. Hence the complement.
 pub(crate) const fn mask(table: usize) -> u32 {
     ((1 << bits(table)) - 1) << LOWEST
 }
 
 /// The lowest bit of an address that is part of its index.
 const LOWEST: u32 = 2;
-/// What is added to an address first. Nothing may have the index 0, which is where everything is looked for once the alarm has
-/// rung: so that must not be where functions begin, which are aligned.
-pub(crate) const SKEW: i32 = 8;
 /// An address's masked bits are to be shifted by this, to be the offset of an entry.
 pub(crate) const SHIFT: u8 = (ENTRY_SHIFT - LOWEST) as u8;
 
@@ -139,15 +139,12 @@ fn hash(key: u64) -> usize {
 
 /// Where an address is in a table.
 pub(crate) fn index(linear: u64, table: usize) -> usize {
-    ((linear as u32).wrapping_add_signed(SKEW) & mask(table)) as usize >> LOWEST
+    (!(linear as u32) & mask(table)) as usize >> LOWEST
 }
 
-/// The index of the address zero.
-const ZERO: usize = SKEW as usize >> LOWEST;
-
-/// An address that is not of this index. Zero is one, except for its own.
-fn never(index: usize) -> u64 {
-    u64::from(index == ZERO) << LOWEST
+/// An address that is not of index `n`. Zero is one, except for its own.
+fn never(n: usize, table: usize) -> u64 {
+    u64::from(n == index(0, table)) << LOWEST
 }
 
 fn table_of_supervisors(table: usize) -> bool {
@@ -186,8 +183,11 @@ pub(crate) struct Jumps {
 impl Jumps {
     /// Prepares tables whose memory is all zeros.
     pub(crate) fn new(context: &mut Context) -> Self {
-        for table in &mut context.jumps {
-            table[ZERO].linear = never(ZERO);
+        for (number, table) in context.jumps.iter_mut().enumerate() {
+            let zero = index(0, number);
+            table[zero].linear = never(zero, number);
+            // Once the alarm has rung, zero is looked for here, too, as is everything.
+            table[0].linear = unknown_page();
         }
         // What is all zeros is of no epoch.
         context.epochs = [1; 2];
@@ -216,7 +216,7 @@ impl Jumps {
             return false;
         }
         let entry = &mut context.jumps[table][n];
-        let before = entry.linear != never(n);
+        let before = entry.linear != never(n, table);
         *entry = Entry { linear, host };
         self.pages.insert(linear >> 12);
         self.supervisors_own |= !global && table_of_supervisors(table);
@@ -245,8 +245,8 @@ impl Jumps {
     /// Forgets everything, or all but what is in global pages.
     pub(crate) fn clear(&mut self, context: &mut Context, all: bool) {
         self.take_note(context);
-        for (filled, table) in self.filled.iter_mut().zip(&mut context.jumps) {
-            filled.forget(all, |n| table[n].linear = never(n));
+        for (number, (filled, table)) in self.filled.iter_mut().zip(&mut context.jumps).enumerate() {
+            filled.forget(all, |n| table[n].linear = never(n, number));
         }
         if all {
             self.pages.clear();
@@ -260,7 +260,7 @@ impl Jumps {
     /// Forgets what one table holds.
     pub(crate) fn clear_one(&mut self, context: &mut Context, table: usize) {
         self.take_note(context);
-        self.filled[table].forget(true, |n| context.jumps[table][n].linear = never(n));
+        self.filled[table].forget(true, |n| context.jumps[table][n].linear = never(n, table));
         begin_epoch(context, usize::from(table_of_supervisors(table)));
     }
 

@@ -60,6 +60,24 @@ fn what_cannot_be_kept_account_of_is_forgotten_and_what_comes_then_is_not() {
 }
 
 #[test]
+fn once_the_alarm_has_rung_nothing_is_found_not_even_zero() {
+    let (_mapping, mut context) = Context::allocate().unwrap();
+    // SAFETY: as above.
+    let context = unsafe { context.as_mut() };
+    let mut jumps = Jumps::new(context);
+    for table in 0..TABLES {
+        let at_0 = u64::from(!0_u32);
+        assert_eq!(index(at_0, table), 0);
+        assert!(!jumps.insert(context, table, at_0, 2, true));
+        jumps.insert(context, table, 0, 2, true);
+        jumps.clear(context, true);
+        let canonical = |linear: u64| (linear as i64) << 16 >> 16 == linear as i64;
+        assert!(!canonical(context.jumps[table][0].linear));
+        assert_ne!(context.jumps[table][index(0, table)].linear, 0);
+    }
+}
+
+#[test]
 fn an_epoch_that_comes_again_knows_nothing_of_the_first() {
     let (_mapping, mut context) = Context::allocate().unwrap();
     // SAFETY: as above.

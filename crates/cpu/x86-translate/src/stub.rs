@@ -315,7 +315,7 @@ pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     asm.store_context(offset::FOUND, R10);
     // The table of jumps comes to have it, and a note says so.
     asm.with_context(Op::Load, R10, offset::WANTED);
-    asm.masked_to_r11(jumps::SKEW, alarm::mask_offset(mode.jumps()));
+    asm.masked_to_r11(alarm::mask_offset(mode.jumps()));
     // There nothing may be; or the alarm has rung.
     let nowhere = asm.jump_if(Condition::E);
     asm.with_context_32(Op::Load, R10, count);

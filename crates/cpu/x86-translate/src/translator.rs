@@ -275,6 +275,7 @@ impl Translator {
 fn lacking() -> Option<&'static str> {
     let needs = [
         ("AVX2", std::arch::is_x86_feature_detected!("avx2")),
+        ("BMI1", std::arch::is_x86_feature_detected!("bmi1")),
         ("BMI2", std::arch::is_x86_feature_detected!("bmi2")),
     ];
     needs.iter().find(|(_, there)| !there).map(|(name, _)| *name)

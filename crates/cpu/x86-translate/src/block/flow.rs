@@ -175,7 +175,7 @@ impl Writer<'_> {
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
-        self.asm.masked_to_r11(jumps::SKEW, alarm::mask_offset(self.mode.jumps()));
+        self.asm.masked_to_r11(alarm::mask_offset(self.mode.jumps()));
         self.asm.with_table(Op::Cmp, R10, jumps::SHIFT, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });

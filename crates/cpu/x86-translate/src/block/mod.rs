@@ -78,7 +78,7 @@ impl Mode {
 ///
 /// Each block has both. Most blocks begin with something that destroys the host's flags: the first entry saves them,
 /// the second is behind that. Other blocks begin with the flags in the host's: there the second restores them.
-pub(crate) const SAVED_ENTRY: usize = 14;
+pub(crate) const SAVED_ENTRY: usize = 12;
 
 /// Where a block's code will be: addresses of all code, of the block's, and of its stubs; the number of its first link; and
 /// where RAM is.
