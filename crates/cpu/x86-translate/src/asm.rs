@@ -5,7 +5,7 @@
 use iced_x86::{Encoder, Instruction, Register};
 
 use crate::context::BELOW;
-use crate::context::register::{R10, R11};
+use crate::context::register::{R11, RAX};
 
 /// `mov r/m, reg`.
 const STORE: u8 = 0x89;
@@ -234,10 +234,10 @@ impl Asm {
         }
     }
 
-    /// `mov [context + r10 * 4 + offset], r11d`.
+    /// `mov [context + rax * 4 + offset], r11d`.
     pub(crate) fn store_r11_in_list(&mut self, offset: i32) {
-        self.rex(false, R11, R10, 0);
-        self.bytes(&[STORE, 0x84 | (R11 & 7) << 3, 2 << 6 | (R10 & 7) << 3 | 4]);
+        self.rex(false, R11, RAX, 0);
+        self.bytes(&[STORE, 0x84 | (R11 & 7) << 3, 2 << 6 | (RAX & 7) << 3 | 4]);
         self.int(offset + BELOW);
     }
 
@@ -268,22 +268,22 @@ impl Asm {
         self.int(value);
     }
 
-    /// `mov r10d, [r10 + 4]; shl r10d, 2`: where a link's parts are in their arrays; its number is behind one that `r10` leads to.
-    pub(crate) fn load_link_to_r10(&mut self) {
-        self.bytes(&[0x45, 0x8b, 0x52, 4, 0x41, 0xc1, 0xe2, size_of::<u32>().trailing_zeros() as u8]);
+    /// `mov eax, [rax + 4]; shl eax, 2`: where a link's parts are in their arrays; its number is behind one that `rax` leads to.
+    pub(crate) fn load_link_to_rax(&mut self) {
+        self.bytes(&[0x8b, 0x40, 4, 0xc1, 0xe0, size_of::<u32>().trailing_zeros() as u8]);
     }
 
-    /// `op reg, [r10 + index + displacement]`, 64 bits.
+    /// `op reg, [rax + index + displacement]`, 64 bits.
     pub(crate) fn with_place(&mut self, op: Op, reg: u8, place: Place) {
         self.at_place(true, &[op as u8], reg, place);
     }
 
-    /// `mov [r10 + index + displacement], reg`, 64 bits.
+    /// `mov [rax + index + displacement], reg`, 64 bits.
     pub(crate) fn store_place(&mut self, place: Place, reg: u8) {
         self.at_place(true, &[STORE], reg, place);
     }
 
-    /// `mov reg, [r10 + index + displacement]`, `size` bytes, zero-extended.
+    /// `mov reg, [rax + index + displacement]`, `size` bytes, zero-extended.
     pub(crate) fn load_place(&mut self, size: u8, reg: u8, place: Place) {
         let opcode: &[u8] = match size {
             1 => &[0x0f, 0xb6],
@@ -293,7 +293,7 @@ impl Asm {
         self.at_place(size == 8, opcode, reg, place);
     }
 
-    /// `mov [r10 + index + displacement], reg`, 16 bits.
+    /// `mov [rax + index + displacement], reg`, 16 bits.
     pub(crate) fn store_place_16(&mut self, place: Place, reg: u8) {
         self.byte(0x66);
         self.at_place(false, &[STORE], reg, place);
@@ -301,14 +301,15 @@ impl Asm {
 
     fn at_place(&mut self, wide: bool, opcode: &[u8], reg: u8, place: Place) {
         let Some(index) = place.index else {
-            self.rex(wide, reg, 0, R10);
+            self.rex(wide, reg, 0, RAX);
             self.bytes(opcode);
-            return self.memory(reg, R10, place.displacement);
+            return self.memory(reg, RAX, place.displacement);
         };
-        self.rex(wide, reg, index, R10);
+        self.rex(wide, reg, index, RAX);
         self.bytes(opcode);
-        let sib = (index & 7) << 3 | R10 & 7;
+        let sib = (index & 7) << 3 | RAX & 7;
         match i8::try_from(place.displacement) {
+            Ok(0) => self.bytes(&[0x04 | (reg & 7) << 3, sib]),
             Ok(short) => self.bytes(&[0x44 | (reg & 7) << 3, sib, short as u8]),
             Err(_) => {
                 self.bytes(&[0x84 | (reg & 7) << 3, sib]);
@@ -341,15 +342,15 @@ impl Asm {
 
     /// `op reg, value`, 32 or 64 bits, the value sign-extended. Of [`Op`] only the arithmetic ones.
     pub(crate) fn with_value(&mut self, op: Op, wide: bool, reg: u8, value: i32) {
+        const WITH_ACCUMULATOR: u8 = 0x05;
         self.rex(wide, 0, 0, reg);
         let digit = op as u8 & 0x38;
         match i8::try_from(value) {
-            Ok(short) => self.bytes(&[0x83, 0xc0 | digit | reg & 7, short as u8]),
-            Err(_) => {
-                self.bytes(&[0x81, 0xc0 | digit | reg & 7]);
-                self.int(value);
-            }
+            Ok(short) => return self.bytes(&[0x83, 0xc0 | digit | reg & 7, short as u8]),
+            Err(_) if reg == RAX => self.byte(WITH_ACCUMULATOR | digit),
+            Err(_) => self.bytes(&[0x81, 0xc0 | digit | reg & 7]),
         }
+        self.int(value);
     }
 
     /// `mov reg, value`, sign-extended.
@@ -366,30 +367,31 @@ impl Asm {
         self.bytes(&value.to_le_bytes());
     }
 
-    /// `shrx r11d, r10d, esp`: bits 31:12 of `r10`, as the low bits of `rsp` are always 12; leaves the flags.
+    /// `shrx r11d, eax, esp`: bits 31:12 of `rax`, as the low bits of `rsp` are always 12; leaves the flags.
     pub(crate) fn page_to_r11(&mut self) {
-        self.page(R11, R10);
+        self.page(R11, RAX);
     }
 
-    /// `shrx r10d, reg, esp`: the same of another.
-    pub(crate) fn page_to_r10(&mut self, reg: u8) {
-        self.page(R10, reg);
+    /// `shrx eax, reg, esp`: the same of another.
+    pub(crate) fn page_to_rax(&mut self, reg: u8) {
+        self.page(RAX, reg);
     }
 
-    /// `shrx to, from, esp`, 32 bits, where `to` is a scratch register.
+    /// `shrx to, from, esp`, 32 bits.
     fn page(&mut self, to: u8, from: u8) {
-        self.bytes(&[0xc4, 0x62 ^ (from >> 3) << 5, 0x5b, 0xf7, 0xc0 | (to & 7) << 3 | from & 7]);
+        let registers = (to & 7) << 3 | from & 7;
+        self.bytes(&[0xc4, 0xe2 ^ (to >> 3) << 7 ^ (from >> 3) << 5, 0x5b, 0xf7, 0xc0 | registers]);
     }
 
-    /// `andn r11d, r10d, [context + offset]`: the bits there that `r10` has not; ZF tells if there is none.
+    /// `andn r11d, eax, [context + offset]`: the bits there that `rax` has not; ZF tells if there is none.
     pub(crate) fn masked_to_r11(&mut self, offset: i32) {
-        self.bytes(&[0xc4, 0x62, 0x28, 0xf2]);
+        self.bytes(&[0xc4, 0x62, 0x78, 0xf2]);
         self.context(R11, offset);
     }
 
-    /// `imul r11d, r10d, factor; shr r11d, 28 - bits; and r11d, -1 << 4`: 16 times the product's upper bits.
+    /// `imul r11d, eax, factor; shr r11d, 28 - bits; and r11d, -1 << 4`: 16 times the product's upper bits.
     pub(crate) fn hash_to_r11(&mut self, factor: u32, bits: u8) {
-        self.bytes(&[0x45, 0x69, 0xda]);
+        self.bytes(&[0x44, 0x69, 0xd8]);
         self.bytes(&factor.to_le_bytes());
         self.bytes(&[0x41, 0xc1, 0xeb, 28 - bits]);
         self.with_value(Op::And, false, R11, -16);
@@ -406,34 +408,31 @@ impl Asm {
     /// `test reg, value`, 32 or 64 bits, the value sign-extended.
     pub(crate) fn test_value(&mut self, wide: bool, reg: u8, value: i32) {
         self.rex(wide, 0, 0, reg);
-        self.bytes(&[0xf7, 0xc0 | reg & 7]);
+        if reg == RAX {
+            self.byte(0xa9);
+        } else {
+            self.bytes(&[0xf7, 0xc0 | reg & 7]);
+        }
         self.int(value);
     }
 
-    /// Saves the flags, all of which are the host's: `lahf` and OF, through `r10`.
+    /// Saves the flags, all of which are the host's: `lahf` and OF, through `rax`.
     pub(crate) fn save_flags(&mut self, offset: i32) {
-        self.swap_rax_with_r10();
         // lahf; seto al; mov [context + offset], eax
         self.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x89]);
         self.context(0, offset);
-        self.swap_rax_with_r10();
-    }
-
-    /// `xchg rax, r10`: shorter than to move it away, and back.
-    fn swap_rax_with_r10(&mut self) {
-        self.bytes(&[0x49, 0x92]);
     }
 
     /// Puts CF and OF, which are the host's, to the others that [`save_flags`](Self::save_flags) has saved; changes
-    /// `r10`.
+    /// `rax`.
     pub(crate) fn save_carry_and_overflow(&mut self, offset: i32) {
-        // seto [context + offset]; setc r10b; and byte [context + offset + 1], 0xfe; or [context + offset + 1], r10b
+        // seto [context + offset]; setc al; and byte [context + offset + 1], 0xfe; or [context + offset + 1], al
         self.bytes(&[0x0f, 0x90]);
         self.context(0, offset);
-        self.bytes(&[0x41, 0x0f, 0x92, 0xc2, 0x80]);
+        self.bytes(&[0x0f, 0x92, 0xc0, 0x80]);
         self.context(4, offset + 1);
-        self.bytes(&[0xfe, 0x44, 0x08]);
-        self.context(R10, offset + 1);
+        self.bytes(&[0xfe, 0x08]);
+        self.context(0, offset + 1);
     }
 
     /// Takes back CF of what [`save_flags`](Self::save_flags) has saved; changes others.
@@ -444,14 +443,18 @@ impl Asm {
         self.byte(8);
     }
 
-    /// Takes back what [`save_flags`](Self::save_flags) has saved, through `r10`.
+    /// Takes back what [`save_flags`](Self::save_flags) has saved, through `rax`.
     pub(crate) fn restore_flags(&mut self, offset: i32) {
-        self.swap_rax_with_r10();
         // movzx eax, word [context + offset]; add al, 0x7f; sahf
         self.bytes(&[0x0f, 0xb7]);
         self.context(0, offset);
         self.bytes(&[0x04, 0x7f, 0x9e]);
-        self.swap_rax_with_r10();
+    }
+
+    /// `xchg rax, reg`; leaves the flags.
+    pub(crate) fn swap_with_rax(&mut self, reg: u8) {
+        self.rex(true, 0, 0, reg);
+        self.byte(0x90 | reg & 7);
     }
 
     /// `xchg reg8, reg8`, of the two low bytes of `rax`, `rcx`, `rdx` or `rbx`; leaves the flags.
@@ -491,14 +494,14 @@ impl Asm {
         self.bytes(&[0x9c, 0x41, 0x5b]);
     }
 
-    /// Puts the arithmetic flags in `r10`, as `rflags` has them, where [`save_flags`](Self::save_flags) would; changes
-    /// `r10`, `r11` and the flags.
-    pub(crate) fn r10_to_saved_flags(&mut self, offset: i32) {
-        self.mov(R11, R10);
-        // shr r11d, 11; and r11d, 1; movzx r10d, r10b; shl r10d, 8; or r10d, r11d
-        self.bytes(&[0x41, 0xc1, 0xeb, 11, 0x41, 0x83, 0xe3, 1, 0x45, 0x0f, 0xb6, 0xd2, 0x41, 0xc1, 0xe2, 8]);
-        self.with_register(Op::Or, false, R10, R11);
-        self.store_context(offset, R10);
+    /// Puts the arithmetic flags in `rax`, as `rflags` has them, where [`save_flags`](Self::save_flags) would; changes
+    /// `rax`, `r11` and the flags.
+    pub(crate) fn rax_to_saved_flags(&mut self, offset: i32) {
+        self.mov(R11, RAX);
+        // shr r11d, 11; and r11d, 1; movzx eax, al; shl eax, 8; or eax, r11d
+        self.bytes(&[0x41, 0xc1, 0xeb, 11, 0x41, 0x83, 0xe3, 1, 0x0f, 0xb6, 0xc0, 0xc1, 0xe0, 8]);
+        self.with_register(Op::Or, false, RAX, R11);
+        self.store_context(offset, RAX);
     }
 
     /// `jcc`, to be filled in.
@@ -548,14 +551,14 @@ impl Asm {
         self.bytes(&[0x41, 0xff, 0xe0 | R11 & 7]);
     }
 
-    /// `mov r10d, [r10]`.
+    /// `mov eax, [rax]`.
     pub(crate) fn load_double(&mut self) {
-        self.bytes(&[0x45, 0x8b, 0x12]);
+        self.bytes(&[0x8b, 0]);
     }
 
-    /// `movzx r10d, word ptr [r10]`.
+    /// `movzx eax, word ptr [rax]`.
     pub(crate) fn load_word(&mut self) {
-        self.bytes(&[0x45, 0x0f, 0xb7, 0x12]);
+        self.bytes(&[0x0f, 0xb7, 0]);
     }
 
     /// `ldmxcsr [context + offset]`.
@@ -597,7 +600,7 @@ impl Asm {
     }
 }
 
-/// Where an access goes in the host's memory: `r10`, perhaps another host register, and a displacement.
+/// Where an access goes in the host's memory: `rax`, perhaps another host register, and a displacement.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub(crate) struct Place {

@@ -4,7 +4,7 @@
 //! change what must not be changed. A guest's kernel is an ordinary program here, so this list, and the checks of
 //! every memory access, are what keeps it in: an instruction that is not on it goes to the interpreter.
 
-use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 use crate::block::{ARITHMETIC, Mode};
 
@@ -126,6 +126,93 @@ pub(crate) fn classify(i: &Instruction, mode: Mode) -> Class {
         return Class::Copy;
     }
     Class::Interpret
+}
+
+/// The same instruction in a form in which another register can take the place of `rax`, if there is one.
+pub(crate) fn without_accumulator(i: &Instruction) -> Instruction {
+    use Code as C;
+    let extension = match i.code() {
+        C::Cbw => Some((C::Movsx_r16_rm8, Register::AX, Register::AL)),
+        C::Cwde => Some((C::Movsx_r32_rm16, Register::EAX, Register::AX)),
+        C::Cdqe => Some((C::Movsxd_r64_rm32, Register::RAX, Register::EAX)),
+        _ => None,
+    };
+    if let Some((code, to, from)) = extension
+        && let Ok(plain) = Instruction::with2(code, to, from)
+    {
+        return plain;
+    }
+    let mut plain = *i;
+    plain.set_code(match i.code() {
+        C::Add_AL_imm8 => C::Add_rm8_imm8,
+        C::Add_AX_imm16 => C::Add_rm16_imm16,
+        C::Add_EAX_imm32 => C::Add_rm32_imm32,
+        C::Add_RAX_imm32 => C::Add_rm64_imm32,
+        C::Or_AL_imm8 => C::Or_rm8_imm8,
+        C::Or_AX_imm16 => C::Or_rm16_imm16,
+        C::Or_EAX_imm32 => C::Or_rm32_imm32,
+        C::Or_RAX_imm32 => C::Or_rm64_imm32,
+        C::Adc_AL_imm8 => C::Adc_rm8_imm8,
+        C::Adc_AX_imm16 => C::Adc_rm16_imm16,
+        C::Adc_EAX_imm32 => C::Adc_rm32_imm32,
+        C::Adc_RAX_imm32 => C::Adc_rm64_imm32,
+        C::Sbb_AL_imm8 => C::Sbb_rm8_imm8,
+        C::Sbb_AX_imm16 => C::Sbb_rm16_imm16,
+        C::Sbb_EAX_imm32 => C::Sbb_rm32_imm32,
+        C::Sbb_RAX_imm32 => C::Sbb_rm64_imm32,
+        C::And_AL_imm8 => C::And_rm8_imm8,
+        C::And_AX_imm16 => C::And_rm16_imm16,
+        C::And_EAX_imm32 => C::And_rm32_imm32,
+        C::And_RAX_imm32 => C::And_rm64_imm32,
+        C::Sub_AL_imm8 => C::Sub_rm8_imm8,
+        C::Sub_AX_imm16 => C::Sub_rm16_imm16,
+        C::Sub_EAX_imm32 => C::Sub_rm32_imm32,
+        C::Sub_RAX_imm32 => C::Sub_rm64_imm32,
+        C::Xor_AL_imm8 => C::Xor_rm8_imm8,
+        C::Xor_AX_imm16 => C::Xor_rm16_imm16,
+        C::Xor_EAX_imm32 => C::Xor_rm32_imm32,
+        C::Xor_RAX_imm32 => C::Xor_rm64_imm32,
+        C::Cmp_AL_imm8 => C::Cmp_rm8_imm8,
+        C::Cmp_AX_imm16 => C::Cmp_rm16_imm16,
+        C::Cmp_EAX_imm32 => C::Cmp_rm32_imm32,
+        C::Cmp_RAX_imm32 => C::Cmp_rm64_imm32,
+        C::Test_AL_imm8 => C::Test_rm8_imm8,
+        C::Test_AX_imm16 => C::Test_rm16_imm16,
+        C::Test_EAX_imm32 => C::Test_rm32_imm32,
+        C::Test_RAX_imm32 => C::Test_rm64_imm32,
+        C::Xchg_r16_AX => C::Xchg_rm16_r16,
+        C::Xchg_r32_EAX => C::Xchg_rm32_r32,
+        C::Xchg_r64_RAX => C::Xchg_rm64_r64,
+        code => code,
+    });
+    plain
+}
+
+/// Whether an instruction works on `rax` without naming it as an operand that could be another, or on its second byte.
+pub(crate) fn needs_rax(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let second_byte =
+        (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n) == Register::AH);
+    second_byte
+        || match i.mnemonic() {
+            M::Imul => i.op_count() == 1,
+            M::Mul
+            | M::Div
+            | M::Idiv
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
+            | M::Cmpxchg
+            | M::Cmpxchg8b
+            | M::Cmpxchg16b
+            | M::Lahf
+            | M::Sahf
+            | M::Pcmpestri
+            | M::Pcmpestrm
+            | M::Vpcmpestri
+            | M::Vpcmpestrm => true,
+            _ => false,
+        }
 }
 
 /// Whether an instruction is surely left to the interpreter, so that there is no use in looking further.

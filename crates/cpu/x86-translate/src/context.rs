@@ -55,6 +55,7 @@ const CONSTANTS: [(i32, i32); 5] = [
 
 /// Numbers of registers, as instructions encode them.
 pub(crate) mod register {
+    pub(crate) const RAX: u8 = 0;
     pub(crate) const RSP: u8 = 4;
     pub(crate) const R8: u8 = 8;
     pub(crate) const R10: u8 = 10;
@@ -116,8 +117,8 @@ pub(crate) struct Context {
     found: u64,
     /// Where a helper's call goes on, and `rsp` there.
     pub(crate) back: [u64; 2],
-    /// The host's `r10` when a stub was called.
-    pub(crate) r10: u64,
+    /// The host's `rax` when a stub was called.
+    pub(crate) rax: u64,
     /// Why translated code is left: see [`crate::entry::reason`]; and by which stub.
     pub(crate) why: u32,
     pub(crate) stub: u32,

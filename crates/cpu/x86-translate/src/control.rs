@@ -6,7 +6,7 @@ use iced_x86::Instruction;
 use crate::asm::{Condition, Op, Place, Sum};
 use crate::block::{Access, ForInterpreter, Outcome, Writer};
 use crate::context::offset;
-use crate::context::register::{R10, R11};
+use crate::context::register::{R11, RAX};
 
 /// `mxcsr`: the masks, and the bits that do not exist.
 const MXCSR_LOOK: i32 = 0xffff_1f80_u32 as i32;
@@ -32,7 +32,7 @@ impl Writer<'_> {
         self.operand_address(Access::new(address, 4, false));
         self.asm.load_double();
         self.leave_unless(MXCSR_LOOK, MXCSR_MASKS);
-        self.asm.store_context(offset::TEMPORARY, R10);
+        self.asm.store_context(offset::TEMPORARY, RAX);
         self.asm.load_mxcsr(offset::TEMPORARY);
         Ok(())
     }
@@ -47,23 +47,23 @@ impl Writer<'_> {
         self.operand_address(Access::new(address, 2, false));
         self.asm.load_word();
         self.leave_unless(X87_MASKS, X87_MASKS);
-        self.asm.store_context(offset::TEMPORARY, R10);
+        self.asm.store_context(offset::TEMPORARY, RAX);
         self.asm.load_x87_control(offset::TEMPORARY);
         Ok(())
     }
 
-    /// Finds where an access goes in the host's memory: all of it is in `r10` then, and the flags are lost.
+    /// Finds where an access goes in the host's memory: all of it is in `rax` then, and the flags are lost.
     fn operand_address(&mut self, access: Access) {
         self.flags_lost();
         let Place { index, displacement } = self.access(access);
-        let sum = Sum { base: Some(R10), index: index.map(|index| (index, 0)), displacement };
-        self.asm.lea(true, R10, sum);
+        let sum = Sum { base: Some(RAX), index: index.map(|index| (index, 0)), displacement };
+        self.asm.lea(true, RAX, sum);
     }
 
-    /// The current instruction is the interpreter's unless `r10` has `value` in the bits `look`. Changes `r11`;
+    /// The current instruction is the interpreter's unless `rax` has `value` in the bits `look`. Changes `r11`;
     /// the flags are lost.
     fn leave_unless(&mut self, look: i32, value: i32) {
-        self.asm.mov(R11, R10);
+        self.asm.mov(R11, RAX);
         self.asm.with_value(Op::And, false, R11, look);
         self.asm.with_value(Op::Cmp, false, R11, value);
         let hole = self.asm.jump_if(Condition::NE);

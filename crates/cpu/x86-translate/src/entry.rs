@@ -135,7 +135,7 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
         "sub rsp, 8",
         "mov gs:[{host_rsp}], rsp",
         "mov r11, rdi",
-        "mov rax, gs:[{gpr} + 0x00]",
+        "mov r10, gs:[{gpr} + 0x00]",
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
         "mov rbx, gs:[{gpr} + 0x18]",
@@ -159,7 +159,7 @@ pub(crate) unsafe extern "C" fn enter(code: usize) -> u32 {
 /// Puts all guest registers where the context has them. Changes `rax`.
 macro_rules! save_registers {
     () => {
-        "mov gs:[{gpr} + 0x00], rax
+        "mov gs:[{gpr} + 0x00], r10
          lahf
          seto al
          mov gs:[{flags}], ax
@@ -198,7 +198,7 @@ macro_rules! call_monitor {
             "pop r11
              mov r11d, [r11]
              mov rsp, gs:[{host_rsp}]
-             mov gs:[{r10}], r10\n",
+             mov gs:[{rax}], rax\n",
             save_registers!(),
             "\nmov rdi, gs:[{context}]
              mov esi, r11d
@@ -214,8 +214,8 @@ macro_rules! call_monitor {
 unsafe extern "C" fn go_on() {
     naked_asm!(
         "mov r11, rax",
-        "mov r10, gs:[{r10}]",
-        "mov rax, gs:[{gpr} + 0x00]",
+        "mov rax, gs:[{rax}]",
+        "mov r10, gs:[{gpr} + 0x00]",
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
         "mov rsi, gs:[{gpr} + 0x30]",
@@ -225,7 +225,7 @@ unsafe extern "C" fn go_on() {
         "mov rsp, gs:[{rsp}]",
         "jmp r11",
         rsp = const offset_of!(Context, rsp),
-        r10 = const offset_of!(Context, r10),
+        rax = const offset_of!(Context, rax),
         gpr = const offset_of!(Context, gpr),
     )
 }
@@ -256,7 +256,7 @@ unsafe extern "C" fn stub() {
     naked_asm!(
         call_monitor!(),
         "jmp {go_on}",
-        r10 = const offset_of!(Context, r10),
+        rax = const offset_of!(Context, rax),
         gpr = const offset_of!(Context, gpr),
         flags = const offset_of!(Context, host_flags),
         context = const offset_of!(Context, myself),
@@ -268,20 +268,20 @@ unsafe extern "C" fn stub() {
 }
 
 /// Called by translated code for [`crate::helpers`], with what to do in `r11d`. Returns the answer in `r11`; changes
-/// `r10` and the flags. The helper finds `rax`, `rcx`, `rdx`, `rsp`, `rsi`, `rdi` and `r9` in the context,
+/// `rax` and the flags. The helper finds `rax`, `rcx`, `rdx`, `rsp`, `rsi`, `rdi` and `r9` in the context,
 /// and may change them there.
 #[unsafe(naked)]
 unsafe extern "C" fn help() {
     naked_asm!(
-        "mov gs:[{gpr} + 0x00], rax",
+        "mov gs:[{gpr} + 0x00], r10",
         "mov gs:[{gpr} + 0x08], rcx",
         "mov gs:[{gpr} + 0x10], rdx",
         "mov gs:[{gpr} + 0x30], rsi",
         "mov gs:[{gpr} + 0x38], rdi",
         "mov gs:[{gpr} + 0x20], r8",
         "mov gs:[{gpr} + 0x48], r9",
-        "pop r10",
-        "mov gs:[{back}], r10",
+        "pop rax",
+        "mov gs:[{back}], rax",
         "mov gs:[{back} + 8], rsp",
         "mov rsp, gs:[{host_rsp}]",
         "mov rdi, gs:[{context}]",
@@ -289,7 +289,7 @@ unsafe extern "C" fn help() {
         "call gs:[{helper}]",
         "mov r11, rax",
         "mov rsp, gs:[{back} + 8]",
-        "mov rax, gs:[{gpr} + 0x00]",
+        "mov r10, gs:[{gpr} + 0x00]",
         "mov rcx, gs:[{gpr} + 0x08]",
         "mov rdx, gs:[{gpr} + 0x10]",
         "mov rsi, gs:[{gpr} + 0x30]",
@@ -331,16 +331,16 @@ macro_rules! vector_routines {
         #[unsafe(naked)]
         unsafe extern "C" fn $stub() {
             naked_asm!(
-                "mov gs:[{gpr} + 0x00], rax",
+                "mov gs:[{rax}], rax",
                 save_vectors!($kind),
                 $after,
-                "mov rax, gs:[{gpr} + 0x00]",
+                "mov rax, gs:[{rax}]",
                 call_monitor!(),
                 "mov r11, gs:[{ymm}]",
                 $load!("r11"),
                 "ldmxcsr gs:[{mxcsr}]",
                 "jmp {go_on}",
-                r10 = const offset_of!(Context, r10),
+                rax = const offset_of!(Context, rax),
                 gpr = const offset_of!(Context, gpr),
                 flags = const offset_of!(Context, host_flags),
                 ymm = const offset_of!(Context, ymm),
@@ -358,16 +358,13 @@ macro_rules! vector_routines {
         #[unsafe(naked)]
         unsafe extern "C" fn $help() {
             naked_asm!(
-                "mov gs:[{gpr} + 0x00], rax",
                 save_vectors!($kind),
                 $after,
-                "mov rax, gs:[{gpr} + 0x00]",
                 "call {help}",
-                "mov r10, gs:[{ymm}]",
-                $load!("r10"),
+                "mov rax, gs:[{ymm}]",
+                $load!("rax"),
                 "ldmxcsr gs:[{mxcsr}]",
                 "ret",
-                gpr = const offset_of!(Context, gpr),
                 ymm = const offset_of!(Context, ymm),
                 mxcsr = const offset_of!(Context, mxcsr),
                 host_mxcsr = const offset_of!(Context, host_mxcsr),

@@ -9,7 +9,7 @@ use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 use serde::{Deserialize, Serialize};
 
 use crate::asm::{Asm, Op};
-use crate::context::register::{R10, RSP};
+use crate::context::register::{RAX, RSP};
 use crate::context::{BELOW, COPIES, Context, offset};
 use crate::registers;
 
@@ -62,11 +62,11 @@ fn bit(register: u8) -> u16 {
     if COPIES.contains(&register) { 0 } else { 1 << register }
 }
 
-/// Loads a guest's register into the host's `r10`, if it has no host register: where it is then.
+/// Loads a guest's register into the host's `rax`, if it has no host register: where it is then.
 fn load(asm: &mut Asm, register: u8) -> u8 {
     registers::host(register).unwrap_or_else(|| {
-        asm.with_context(Op::Load, R10, Context::slot_offset(register));
-        R10
+        asm.with_context(Op::Load, RAX, Context::slot_offset(register));
+        RAX
     })
 }
 
@@ -130,7 +130,7 @@ impl Recipe {
         self.operands().into_iter().flatten().fold(0, |bits, operand| bits | bit(*operand))
     }
 
-    /// Copies those operands that are about to change; changes `r10`, and no flags.
+    /// Copies those operands that are about to change; changes `rax`, and no flags.
     fn copy(&mut self, asm: &mut Asm, changed: u16) {
         for (operand, copy) in self.operands().into_iter().zip(COPIES) {
             if let Some(operand) = operand.filter(|operand| bit(**operand) & changed != 0) {
@@ -193,17 +193,17 @@ impl Recipe {
             }
             Self::Redo { subtract, result, by, wide, grown } => {
                 let result = load(asm, result);
-                if grown != 0 || result != R10 {
-                    asm.add_to(R10, result, -grown);
+                if grown != 0 || result != RAX {
+                    asm.add_to(RAX, result, -grown);
                 }
                 let ops = if subtract { [Op::Add, Op::Sub] } else { [Op::Sub, Op::Add] };
                 for op in ops {
                     match by {
-                        Operand::Constant(value) => asm.with_value(op, wide, R10, value),
+                        Operand::Constant(value) => asm.with_value(op, wide, RAX, value),
                         Operand::Register(number) => match registers::host(number) {
-                            Some(by) => asm.with_register(op, wide, R10, by),
-                            None if wide => asm.with_context(op, R10, Context::slot_offset(number)),
-                            None => asm.with_context_32(op, R10, Context::slot_offset(number)),
+                            Some(by) => asm.with_register(op, wide, RAX, by),
+                            None if wide => asm.with_context(op, RAX, Context::slot_offset(number)),
+                            None => asm.with_context_32(op, RAX, Context::slot_offset(number)),
                         },
                     }
                 }
@@ -259,7 +259,7 @@ impl Flags {
         *self = Self::Lost(recipe);
     }
 
-    /// Writes code that puts them into the host's, whatever the state; changes `r10`.
+    /// Writes code that puts them into the host's, whatever the state; changes `rax`.
     fn write_back(&self, asm: &mut Asm) {
         if let Self::Lost(recipe) = self {
             recipe.write(asm);
@@ -311,7 +311,7 @@ impl Flags {
         matches!(self, Self::Host(Some(recipe)) | Self::Lost(recipe) if recipe.needs() & registers != 0)
     }
 
-    /// The registers of `written`, a bit each, are about to change; `fate` is what is going to happen to the flags. Changes `r10`.
+    /// The registers of `written`, a bit each, are about to change; `fate` is what is going to happen to the flags. Changes `rax`.
     pub(crate) fn before_writing(&mut self, asm: &mut Asm, written: u16, fate: Fate) {
         match self {
             _ if !self.need(written) => {}
@@ -356,7 +356,7 @@ impl Flags {
     pub(crate) fn set_by_comparison(&mut self, instruction: &Instruction, n: u32, size: u8) {
         // A register stands for the copy, whichever: it is replaced.
         let mut named = *instruction;
-        registers::set_operand(&mut named, n, registers::sized(size, R10));
+        registers::set_operand(&mut named, n, registers::sized(size, RAX));
         let mut recipe = Recipe::of(&named);
         let operands = recipe.as_mut().map(Recipe::operands);
         if let Some(operand) = operands.and_then(|operands| operands.into_iter().nth(n as usize)?) {

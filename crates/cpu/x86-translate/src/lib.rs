@@ -22,8 +22,9 @@
 //! 2. **What is copied is encoded anew** (`block`, `Writer::plan`), from what the decoder understood and nothing
 //!    else: a prefix that means nothing to the guest's processor is not there for the host's to understand otherwise.
 //!    Lock prefixes stay, on memory operands alone.
-//! 3. **Every memory operand becomes `[r10 + ...]` behind a check** (`Writer::access`, `access_in_group`): `r10` has the
-//!    place in the host's memory, or what leads from the guest's address, in its own base register, to the host's. The guest's
+//! 3. **Every memory operand becomes `[rax + ...]` behind a check** (`Writer::access`, `access_in_group`): `rax` has the
+//!    place in the host's memory, or what leads from the guest's address, in its own base register, to the host's (it is moved to
+//!    another register for instructions that need `rax` itself, `Writer::bring_rax`). The guest's
 //!    linear address, of 64 bits, with address size and segment base as the guest's processor has them, is compared
 //!    with the tag of a TLB entry. The comparison fails unless all bytes lie in the tagged page: an access at the page's
 //!    end, a non-canonical address and an address of the monitor's own are all just different from the tag. Where RAM is
@@ -42,7 +43,8 @@
 //!    table of linear addresses that the dispatcher fills, of the very mode (view, vectors, x87) that runs; a guest's
 //!    return address or function pointer is only ever compared with it. What translated code adds to that table by
 //!    itself comes from tables that the dispatcher fills, too (`jumps`). A link is followed only in an epoch in which its
-//!    page was seen to be where it leads. When code is forgotten, so is every way to it, while no translated code runs.
+//!    page was seen to be where it leads. Once the alarm has rung, tables are looked into where no guest's address is, not even one
+//!    that no processor would accept, unless it guessed 48 bits. When code is forgotten, so is every way to it, while no translated code runs.
 //! 6. **The stack pointer of the host is never the guest's** (`registers`): that is in `r8`. While translated code runs
 //!    `rsp` is one address below the context and nothing else, with room below that for calls of the translator's own and
 //!    for signals; the routines of `entry` go back to the host's stack. Pushes, pops, calls and returns are memory operands like

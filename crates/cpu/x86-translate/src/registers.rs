@@ -1,16 +1,20 @@
 //! Which host register holds which guest register.
 //!
-//! Most are in the register of the same name. The host's `rsp` leads to the context, so the guest's is in `r8`; `r10` and
-//! `r11` are the translator's scratch. The guest's `r8`, `r10` and `r11` are in memory: compilers use these least, and hardly
-//! ever for what is used for long.
+//! Most are in the register of the same name. The host's `rsp` leads to the context, so the guest's is in `r8`; `rax` and
+//! `r11` are the translator's scratch, `rax` because flags are saved through it, and the guest's `rax` is in `r10`. The guest's
+//! `r8`, `r10` and `r11` are in memory: compilers use these least, and hardly ever for what is used for long.
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use crate::context::register::{R8, R10, R11, RSP};
+use crate::context::register::{R8, R10, R11, RAX, RSP};
+
+/// The host's register of the guest's `rax`.
+pub(crate) const GUEST_RAX: u8 = R10;
 
 /// The host's register of a guest's, or `None` if it is in memory, as copies are.
 pub(crate) fn host(guest: u8) -> Option<u8> {
     match guest {
+        RAX => Some(GUEST_RAX),
         RSP => Some(R8),
         R8 | R10 | R11 | 16.. => None,
         _ => Some(guest),

@@ -5,7 +5,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use crate::asm::{Condition, Op};
 use crate::block::{Access, Address, ForInterpreter, Outcome, Writer};
 use crate::context::offset;
-use crate::context::register::{R10, R11};
+use crate::context::register::{R11, RAX};
 use crate::helpers::help;
 use crate::registers;
 
@@ -40,10 +40,10 @@ impl Writer<'_> {
             }
             Mnemonic::Swapgs if kernel => {
                 let (gs, kernel_gs) = (offset::BASES + 8, offset::BASES + 16);
-                self.asm.with_context(Op::Load, R10, gs);
+                self.asm.with_context(Op::Load, RAX, gs);
                 self.asm.with_context(Op::Load, R11, kernel_gs);
                 self.asm.store_context(gs, R11);
-                self.asm.store_context(kernel_gs, R10);
+                self.asm.store_context(kernel_gs, RAX);
                 Ok(())
             }
             Mnemonic::Stac | Mnemonic::Clac if kernel => {
@@ -154,9 +154,9 @@ impl Writer<'_> {
     fn pop_flags(&mut self) {
         self.flags_lost();
         let place = self.access(Access::new(Address::on_stack(0), 8, false));
-        self.asm.with_place(Op::Load, R10, place);
+        self.asm.with_place(Op::Load, RAX, place);
         // Only the interrupt flag may change, besides the arithmetic ones, and only to 0 while an interrupt waits.
-        self.asm.mov(R11, R10);
+        self.asm.mov(R11, RAX);
         for flags in [offset::SYSTEM_FLAGS, offset::ACCESS_FLAG] {
             self.asm.with_context(Op::Xor, R11, flags);
         }
@@ -171,11 +171,11 @@ impl Writer<'_> {
         self.interpret_if(hole);
         if self.is_supervisor() {
             self.leave_if_interrupts_wait();
-            self.asm.mov(R11, R10);
+            self.asm.mov(R11, RAX);
             self.asm.with_value(Op::And, false, R11, INTERRUPT_FLAG);
             self.asm.store_context(offset::INTERRUPT_FLAG, R11);
         }
-        self.asm.r10_to_saved_flags(offset::FLAGS);
+        self.asm.rax_to_saved_flags(offset::FLAGS);
         self.flags_saved();
         let stack = registers::host(4).unwrap_or(R11);
         self.asm.add_to(stack, stack, 8);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::asm::{Asm, Condition, Hole, Op};
 use crate::block::{Access, Mode};
-use crate::context::register::{R10, R11};
+use crate::context::register::{R11, RAX};
 use crate::context::{Context, StackPage, offset};
 use crate::flags::Flags;
 use crate::jumps::{CodePage, Entry, Known, Noted};
@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     /// of the block goes on without groups; if that is because they do not lie in one page, the jump at `hole`
     /// leads there from then on.
     Group { access: Access, stores: bool, mode: Mode, retry: u32, hole: u32 },
-    /// A jump to the linear address in `r10`, which the table of jumps does not know. When it does, it is looked up
+    /// A jump to the linear address in `rax`, which the table of jumps does not know. When it does, it is looked up
     /// again, at `retry`.
     Find { mode: Mode, retry: u32 },
     /// A direct jump to another page, at `distance` from the running one: one of the [`Links`](crate::jumps::Links), of another
@@ -74,7 +74,7 @@ pub(crate) enum Callee {
     Stack { view: u8, write: bool },
     /// The same for a link of a view, whose number is behind the stub's, by a look for its page.
     Link { view: u8, link: u32 },
-    /// The same for the address in `r10`, of users, which the table of jumps comes to have.
+    /// The same for the address in `rax`, of users, which the table of jumps comes to have.
     Find { mode: Mode },
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn call_monitor(routine: i32) -> Vec<u8> {
     asm.finish()
 }
 
-/// The code of [`Callee::Stack`]: `r10` is the linear address's difference from the last page's. Changes `r10`, `r11` and
+/// The code of [`Callee::Stack`]: `rax` is the linear address's difference from the last page's. Changes `rax`, `r11` and
 /// the flags.
 pub(crate) fn find_stack(view: u8, write: bool, routine: i32, low: bool) -> Vec<u8> {
     const PAGE: i32 = 4096;
@@ -187,22 +187,22 @@ pub(crate) fn find_stack(view: u8, write: bool, routine: i32, low: bool) -> Vec<
     };
     let mut asm = Asm::new(0);
     asm.pop_context(offset::STUB_NUMBER);
-    asm.with_context(Op::Xor, R10, tag);
+    asm.with_context(Op::Xor, RAX, tag);
     asm.page_to_r11();
-    asm.with_value(Op::And, true, R10, -PAGE);
+    asm.with_value(Op::And, true, RAX, -PAGE);
     // If it is in the last page, something else is the matter.
-    asm.with_context(Op::Cmp, R10, tag);
+    asm.with_context(Op::Cmp, RAX, tag);
     let same = asm.jump_if(Condition::E);
-    asm.with_table(Op::Cmp, R10, tlb::SHIFT, tags);
+    asm.with_table(Op::Cmp, RAX, tlb::SHIFT, tags);
     let unknown = asm.jump_if(Condition::NE);
-    asm.store_context(stack + StackPage::READ, R10);
-    asm.with_table(Op::Cmp, R10, tlb::SHIFT, table + tlb::WRITE);
+    asm.store_context(stack + StackPage::READ, RAX);
+    asm.with_table(Op::Cmp, RAX, tlb::SHIFT, table + tlb::WRITE);
     let writable = asm.jump_if(Condition::E);
-    asm.with_context(Op::Load, R10, offset::NO_STACK + StackPage::WRITE);
+    asm.with_context(Op::Load, RAX, offset::NO_STACK + StackPage::WRITE);
     asm.fill(writable);
-    asm.store_context(stack + StackPage::WRITE, R10);
-    asm.with_table(Op::Load, R10, tlb::SHIFT, table + tlb::distances(low));
-    asm.store_context(stack + StackPage::DELTA, R10);
+    asm.store_context(stack + StackPage::WRITE, RAX);
+    asm.with_table(Op::Load, RAX, tlb::SHIFT, table + tlb::distances(low));
+    asm.store_context(stack + StackPage::DELTA, RAX);
     asm.with_context(Op::Load, R11, offset::STUB_NUMBER);
     asm.add_to(R11, R11, NUMBER);
     asm.jump_r11();
@@ -234,20 +234,20 @@ pub(crate) fn check_unaligned(start: usize, access: &Access, back: usize, stub: 
     asm.finish()
 }
 
-/// Looks which page is at the linear address in `r10`, which is kept in the context; its number comes to be in `r11`. Returns
+/// Looks which page is at the linear address in `rax`, which is kept in the context; its number comes to be in `r11`. Returns
 /// the jumps for when that is not known.
 fn find_page(asm: &mut Asm, view: u8) -> [Hole; 2] {
     const PAGE: i32 = 4096;
     let pages = Context::code_pages_offset(view);
-    asm.store_context(offset::WANTED, R10);
+    asm.store_context(offset::WANTED, RAX);
     asm.page_to_r11();
     asm.with_value(Op::And, false, R11, jumps::PAGE_INDEX);
     asm.shift_r11_left(size_of::<CodePage>().trailing_zeros() as u8);
-    asm.with_value(Op::And, true, R10, -PAGE);
-    asm.with_table(Op::Cmp, R10, 0, pages + offset_of!(CodePage, linear) as i32);
+    asm.with_value(Op::And, true, RAX, -PAGE);
+    asm.with_table(Op::Cmp, RAX, 0, pages + offset_of!(CodePage, linear) as i32);
     let other = asm.jump_if(Condition::NE);
-    asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
-    asm.with_table_32(Op::Cmp, R10, pages + offset_of!(CodePage, epoch) as i32);
+    asm.with_context_32(Op::Load, RAX, Context::epoch_offset(view));
+    asm.with_table_32(Op::Cmp, RAX, pages + offset_of!(CodePage, epoch) as i32);
     let old = asm.jump_if(Condition::NE);
     asm.with_table_32(Op::Load, R11, pages + offset_of!(CodePage, page) as i32);
     [other, old]
@@ -261,39 +261,39 @@ fn go_on(asm: &mut Asm, more: usize) {
     asm.jump_r11();
 }
 
-/// Calls the monitor, with the address in `r10` that was looked for.
+/// Calls the monitor, with the address in `rax` that was looked for.
 fn give_up(asm: &mut Asm, from: impl IntoIterator<Item = Hole>, routine: i32) {
     from.into_iter().for_each(|hole| asm.fill(hole));
-    asm.with_context(Op::Load, R10, offset::WANTED);
+    asm.with_context(Op::Load, RAX, offset::WANTED);
     asm.push_context(offset::STUB_NUMBER);
     asm.jump_context(offset::STUB + 8 * routine);
 }
 
-/// The code of [`Callee::Link`]. Changes `r10`, `r11` and the flags.
+/// The code of [`Callee::Link`]. Changes `rax`, `r11` and the flags.
 pub(crate) fn find_link(view: u8, routine: i32) -> Vec<u8> {
     let mut asm = Asm::new(0);
     asm.pop_context(offset::STUB_NUMBER);
-    asm.with_context(Op::Load, R10, offset::STUB_NUMBER);
-    asm.load_link_to_r10();
-    asm.store_context(offset::LINK, R10);
-    asm.mov(R11, R10);
-    asm.load_extended(R10, offset::LINK_DISTANCES);
-    asm.with_context(Op::Add, R10, offset::CODE_BASE);
+    asm.with_context(Op::Load, RAX, offset::STUB_NUMBER);
+    asm.load_link_to_rax();
+    asm.store_context(offset::LINK, RAX);
+    asm.mov(R11, RAX);
+    asm.load_extended(RAX, offset::LINK_DISTANCES);
+    asm.with_context(Op::Add, RAX, offset::CODE_BASE);
     let [other, old] = find_page(&mut asm, view);
-    asm.mov(R10, R11);
+    asm.mov(RAX, R11);
     asm.with_context(Op::Load, R11, offset::LINK);
-    asm.with_table_32(Op::Cmp, R10, offset::LINK_PAGES);
+    asm.with_table_32(Op::Cmp, RAX, offset::LINK_PAGES);
     let elsewhere = asm.jump_if(Condition::NE);
-    asm.with_context_32(Op::Load, R10, Context::epoch_offset(view));
-    asm.with_context_32(Op::Cmp, R10, alarm::epoch_offset(view));
+    asm.with_context_32(Op::Load, RAX, Context::epoch_offset(view));
+    asm.with_context_32(Op::Cmp, RAX, alarm::epoch_offset(view));
     let rung = asm.jump_if(Condition::NE);
-    asm.store_table_32(R10, offset::LINK_EPOCHS);
+    asm.store_table_32(RAX, offset::LINK_EPOCHS);
     go_on(&mut asm, LINK_LEN);
     give_up(&mut asm, [other, old, elsewhere, rung], routine);
     asm.finish()
 }
 
-/// The code of [`Callee::Find`]: the target is in `r10`. Changes `r11` and the flags.
+/// The code of [`Callee::Find`]: the target is in `rax`. Changes `r11` and the flags.
 pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     const IN_PAGE: i32 = 4095;
     let (table, known) = (Context::jumps_offset(mode.jumps()), offset::KNOWN);
@@ -304,30 +304,30 @@ pub(crate) fn find_target(mode: Mode) -> Vec<u8> {
     let [other, old] = find_page(&mut asm, mode.view);
     // The key of what is to be known.
     asm.shift_r11_left(jumps::KEY_PAGE);
-    asm.with_context(Op::Load, R10, offset::WANTED);
-    asm.with_value(Op::And, false, R10, IN_PAGE);
-    asm.with_register(Op::Or, true, R10, R11);
-    asm.add_to(R10, R10, (mode.key() << jumps::KEY_MODE) as i32);
+    asm.with_context(Op::Load, RAX, offset::WANTED);
+    asm.with_value(Op::And, false, RAX, IN_PAGE);
+    asm.with_register(Op::Or, true, RAX, R11);
+    asm.add_to(RAX, RAX, (mode.key() << jumps::KEY_MODE) as i32);
     asm.hash_to_r11(jumps::FACTOR, jumps::BITS);
-    asm.with_table(Op::Cmp, R10, 0, known + offset_of!(Known, key) as i32);
+    asm.with_table(Op::Cmp, RAX, 0, known + offset_of!(Known, key) as i32);
     let unknown = asm.jump_if(Condition::NE);
-    asm.with_table(Op::Load, R10, 0, known + offset_of!(Known, host) as i32);
-    asm.store_context(offset::FOUND, R10);
+    asm.with_table(Op::Load, RAX, 0, known + offset_of!(Known, host) as i32);
+    asm.store_context(offset::FOUND, RAX);
     // The table of jumps comes to have it, and a note says so.
-    asm.with_context(Op::Load, R10, offset::WANTED);
+    asm.with_context(Op::Load, RAX, offset::WANTED);
     asm.masked_to_r11(alarm::mask_offset(mode.jumps()));
     // There nothing may be; or the alarm has rung.
     let nowhere = asm.jump_if(Condition::E);
-    asm.with_context_32(Op::Load, R10, count);
-    asm.with_value(Op::Cmp, false, R10, jumps::MOST_NOTED as i32);
+    asm.with_context_32(Op::Load, RAX, count);
+    asm.with_value(Op::Cmp, false, RAX, jumps::MOST_NOTED as i32);
     let full = asm.jump_if(Condition::NOT_BELOW);
     asm.store_r11_in_list(entries);
-    asm.add_to(R10, R10, 1);
-    asm.store_context_32(count, R10);
-    asm.with_context(Op::Load, R10, offset::FOUND);
-    asm.store_table(R10, jumps::SHIFT, table + offset_of!(Entry, host) as i32);
-    asm.with_context(Op::Load, R10, offset::WANTED);
-    asm.store_table(R10, jumps::SHIFT, table + offset_of!(Entry, linear) as i32);
+    asm.add_to(RAX, RAX, 1);
+    asm.store_context_32(count, RAX);
+    asm.with_context(Op::Load, RAX, offset::FOUND);
+    asm.store_table(RAX, jumps::SHIFT, table + offset_of!(Entry, host) as i32);
+    asm.with_context(Op::Load, RAX, offset::WANTED);
+    asm.store_table(RAX, jumps::SHIFT, table + offset_of!(Entry, linear) as i32);
     go_on(&mut asm, 0);
     give_up(&mut asm, [other, old, unknown, nowhere, full], mode.routine());
     asm.finish()

@@ -777,7 +777,7 @@ impl Machine {
                 return (0, reason::ATTENTION);
             }
             Kind::Find { mode, retry } => {
-                if self.find_jump(context, context.r10, mode).is_some_and(|target| target.in_table) {
+                if self.find_jump(context, context.rax, mode).is_some_and(|target| target.in_table) {
                     return again(self, retry);
                 }
                 Left::Jump

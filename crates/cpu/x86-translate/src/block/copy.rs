@@ -5,10 +5,10 @@ use iced_x86::{Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind, Registe
 use super::{ARITHMETIC, Access, Address, ForInterpreter, Held, Outcome, Writer};
 use crate::asm::{Op, Place, Sum};
 use crate::classify;
-use crate::context::register::{R10, R11, RSP};
+use crate::context::register::{R11, RAX, RSP};
 use crate::context::{BELOW, COPIES, Context, offset};
 use crate::flags::Fate;
-use crate::registers::{self, with_number};
+use crate::registers::{self, GUEST_RAX, with_number};
 
 impl Writer<'_> {
     pub(super) fn straight(&mut self, i: &Instruction) -> Outcome {
@@ -45,8 +45,8 @@ impl Writer<'_> {
             OpKind::Memory => {
                 let address = self.memory_operand(i)?;
                 let place = self.access(Access::new(address, 8, false));
-                self.asm.with_place(Op::Load, R10, place);
-                self.asm.store_context(offset::TEMPORARY, R10);
+                self.asm.with_place(Op::Load, RAX, place);
+                self.asm.store_context(offset::TEMPORARY, RAX);
                 let place = self.access(to);
                 self.asm.with_context(Op::Load, R11, offset::TEMPORARY);
                 (place, R11)
@@ -59,7 +59,7 @@ impl Writer<'_> {
             }
         };
         self.asm.store_place(place, from);
-        self.keep_r10(&to);
+        self.keep_rax(&to);
         self.put_off -= 8;
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Writer<'_> {
             self.store_guest(number, R11);
         }
         if number != RSP {
-            self.keep_r10(&from);
+            self.keep_rax(&from);
             self.put_off += 8;
         }
         Ok(())
@@ -92,9 +92,9 @@ impl Writer<'_> {
         self.before_writing(1 << RBP | 1 << RSP);
         let address = Address { base: Some(RBP), ..Address::on_stack(0) };
         let place = self.access(Access::new(address, 8, false));
-        self.asm.with_place(Op::Load, R10, place);
+        self.asm.with_place(Op::Load, RAX, place);
         self.asm.add_to(registers::host(RSP).unwrap_or(R11), RBP, 8);
-        self.asm.mov(RBP, R10);
+        self.asm.mov(RBP, RAX);
         Ok(())
     }
 
@@ -105,25 +105,25 @@ impl Writer<'_> {
         if to.size() == 2 {
             return Err(ForInterpreter);
         }
-        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
+        let (start, rax_was_known) = (self.asm.len(), self.rax_is_known());
         self.before_writing(1 << number);
         let wide = address.wide && to.size() == 8;
-        let leaves_r10 = self.asm.len() == start && address.leaves_r10();
-        let scratch = if leaves_r10 && r10_was_known { R11 } else { R10 };
+        let leaves_rax = self.asm.len() == start && address.leaves_rax();
+        let scratch = if leaves_rax && rax_was_known { R11 } else { RAX };
         let host = registers::host(number).unwrap_or(scratch);
         self.address_to(host, wide, &address);
         if host == scratch {
             self.store_guest(number, scratch);
         }
-        if leaves_r10 && host != R10 {
-            self.has_left_r10(r10_was_known);
+        if leaves_rax && host != RAX {
+            self.has_left_rax(rax_was_known);
         }
         Ok(())
     }
 
     /// An instruction that does on the host just what it does in the guest, once its operands are in place.
     pub(super) fn copy(&mut self, i: &Instruction) -> Outcome {
-        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
+        let (start, rax_was_known) = (self.asm.len(), self.rax_is_known());
         let memory = i.op_kinds().position(|kind| kind == OpKind::Memory).map(|n| n as u32);
         let mut plan = self.plan(i, memory)?;
         if classify::uses_x87(i) {
@@ -141,34 +141,37 @@ impl Writer<'_> {
         if let Some(access) = plan.access {
             let r11_is_free = plan.spilled().next().is_none();
             let mut place = if r11_is_free { self.access_by_both(access) } else { self.access(access) };
-            if plan.swapped.is_some() && place.index == plan.swapped {
+            if plan.swapped.is_some() && place.index == plan.swapped.and_then(registers::host) {
                 self.asm.lea(
                     true,
-                    R10,
-                    Sum { base: Some(R10), index: place.index.map(|n| (n, 0)), displacement: 0 },
+                    RAX,
+                    Sum { base: Some(RAX), index: place.index.map(|n| (n, 0)), displacement: 0 },
                 );
                 place.index = None;
             }
             plan.put(place);
             operand = memory.map(|n| (n, place, access.size as u8));
-            placed = plan.swapped.is_none().then_some(access);
+            placed = (plan.swapped.is_none() && plan.rax.is_none()).then_some(access);
         }
         if classify::needs_carry_alone(i) && self.flags.are_put_by() {
             self.flags.want_carry(&mut self.asm);
         } else if (reads || modified != 0 && !sets_all) && !rotates {
             if plan.access.is_some() && !self.flags.are_in_host() {
-                // That takes a scratch register, and the address is in `r10`.
-                self.asm.store_context(offset::TEMPORARY, R10);
+                // That takes a scratch register, and the address is in `rax`.
+                self.asm.store_context(offset::TEMPORARY, RAX);
                 self.flags.want(&mut self.asm);
-                self.asm.with_context(Op::Load, R10, offset::TEMPORARY);
+                self.asm.with_context(Op::Load, RAX, offset::TEMPORARY);
             } else {
                 self.flags.want(&mut self.asm);
             }
         }
-        let leaves_r10 = self.asm.len() == start && plan.spilled().all(|spilled| spilled.scratch != R10);
+        let leaves_rax = self.asm.len() == start
+            && plan.rax.is_none()
+            && plan.spilled().all(|spilled| spilled.scratch != RAX);
         for Spilled { guest, scratch, .. } in plan.spilled().filter(|spilled| spilled.read) {
             self.load_guest(scratch, guest);
         }
+        self.bring_rax(&mut plan, operand.map(|(_, place, _)| place));
         if classify::may_raise(i, self.mode) {
             self.recover();
         }
@@ -188,6 +191,7 @@ impl Writer<'_> {
         if let Some(number) = plan.swapped {
             self.asm.swap_low_bytes(number);
         }
+        self.take_rax_back(&plan);
         self.keep_held(&plan, before);
         for Spilled { guest, scratch, .. } in plan.spilled() {
             if plan.written & 1 << guest != 0 {
@@ -195,9 +199,9 @@ impl Writer<'_> {
             }
         }
         if let Some(access) = placed {
-            self.keep_r10(&access);
-        } else if leaves_r10 {
-            self.has_left_r10(r10_was_known);
+            self.keep_rax(&access);
+        } else if leaves_rax {
+            self.has_left_rax(rax_was_known);
         }
         if rotates {
             self.flags.rotate();
@@ -220,11 +224,59 @@ impl Writer<'_> {
         self.held = kept.filter(|held| plan.written & 1 << held.guest == 0);
     }
 
+    /// Lets the guest's `rax` be in the host's, for an instruction that works on no other; its memory operand is at `place`.
+    fn bring_rax(&mut self, plan: &mut Plan, place: Option<Place>) {
+        match (plan.rax, place) {
+            (None, _) => {}
+            (Some(Rax::Copied), None) => self.asm.mov(RAX, GUEST_RAX),
+            (Some(Rax::Copied), Some(Place { index, displacement })) => {
+                let sum = Sum { base: Some(RAX), index: index.map(|index| (index, 0)), displacement };
+                self.asm.lea(true, R11, sum);
+                self.asm.mov(RAX, GUEST_RAX);
+                plan.put_at(R11, Place { index: None, displacement: 0 });
+            }
+            (Some(Rax::Swapped), place) => {
+                self.asm.swap_with_rax(GUEST_RAX);
+                if let Some(place) = place {
+                    let index = place.index.map(|index| if index == GUEST_RAX { RAX } else { index });
+                    plan.put_at(GUEST_RAX, Place { index, ..place });
+                }
+            }
+        }
+    }
+
+    /// Ends what [`bring_rax`](Self::bring_rax) has begun.
+    fn take_rax_back(&mut self, plan: &Plan) {
+        match plan.rax {
+            Some(Rax::Copied) if plan.written & 1 << RAX != 0 => self.asm.mov(GUEST_RAX, RAX),
+            Some(Rax::Swapped) => self.asm.swap_with_rax(GUEST_RAX),
+            _ => {}
+        }
+    }
+
     /// How an instruction is copied: with which operands, and what must be done before and after.
     pub(super) fn plan(&mut self, i: &Instruction, memory: Option<u32>) -> Result<Plan, ForInterpreter> {
-        let mut plan = Plan { instruction: *i, access: None, spilled: [None; 2], written: 0, swapped: None };
+        let i = &classify::without_accumulator(i);
+        if classify::needs_rax(i) {
+            return self.plan_with(i, memory, true);
+        }
+        // An operand that must be `rax`, or can't be another beside one of the others.
+        self.plan_with(i, memory, false).or_else(|ForInterpreter| self.plan_with(i, memory, true))
+    }
+
+    /// [`plan`](Self::plan), with the guest's `rax` in the host's or not.
+    fn plan_with(
+        &mut self,
+        i: &Instruction,
+        memory: Option<u32>,
+        brings_rax: bool,
+    ) -> Result<Plan, ForInterpreter> {
+        let copies = memory.is_none() || classify::may_raise(i, self.mode);
+        let rax = brings_rax.then_some(if copies { Rax::Copied } else { Rax::Swapped });
+        let mut plan =
+            Plan { instruction: *i, access: None, spilled: [None; 2], written: 0, swapped: None, rax };
         let mut write = false;
-        let r10_is_known = self.r10_is_known();
+        let rax_is_known = self.rax_is_known();
         let info = self.info.info(i);
         for used in info.used_registers() {
             if let Some(number) = registers::number(used.register())
@@ -236,10 +288,11 @@ impl Writer<'_> {
                 plan.written |= 1 << number;
             }
         }
-        let scratch: &[u8] = match memory {
-            Some(_) => &[R11],
-            None if r10_is_known => &[R11, R10],
-            None => &[R10, R11],
+        let scratch: &[u8] = match (memory, rax) {
+            (Some(_), Some(Rax::Copied)) => &[],
+            (Some(_), _) | (None, Some(_)) => &[R11],
+            (None, None) if rax_is_known => &[R11, RAX],
+            (None, None) => &[RAX, R11],
         };
         let mut scratch = scratch.iter().copied();
         for n in 0..i.op_count() {
@@ -254,7 +307,7 @@ impl Writer<'_> {
                         }
                         continue;
                     }
-                    if !registers::moves(number) {
+                    if !registers::moves(number) || brings_rax && number == RAX {
                         continue;
                     }
                     let host = match registers::host(number) {
@@ -282,6 +335,7 @@ impl Writer<'_> {
             if let Some(number) = registers::number(used.register())
                 && registers::moves(number)
                 && !explicit(i, number)
+                && !(brings_rax && number == RAX)
             {
                 return Err(ForInterpreter);
             }
@@ -303,7 +357,7 @@ impl Writer<'_> {
             let address = self.memory_operand(i)?;
             plan.access = Some(Access { address, size, write, alignment });
             let host = &mut plan.instruction;
-            host.set_memory_base(Register::R10);
+            host.set_memory_base(Register::RAX);
             host.set_memory_index(Register::None);
             host.set_memory_index_scale(1);
             host.set_memory_displacement64(0);
@@ -330,8 +384,19 @@ pub(super) struct Plan {
     spilled: [Option<Spilled>; 2],
     /// Guest registers that it writes, a bit each.
     written: u16,
-    /// A register whose two low bytes change places around it: there is no way to name the higher one and `r10`.
+    /// A register whose two low bytes change places around it: there is no way to name the higher one and `rax`.
     swapped: Option<u8>,
+    /// It works on the host's `rax` as the guest's.
+    rax: Option<Rax>,
+}
+
+/// How the guest's `rax` comes to be in the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rax {
+    /// It is where it always is, too: if an exception is raised, that is right.
+    Copied,
+    /// It has changed places with the address of the operand in memory.
+    Swapped,
 }
 
 /// A guest register that is in memory, and the scratch register that stands for it.
@@ -427,9 +492,14 @@ impl Plan {
 
     /// Lets the memory operand be at `place`.
     fn put(&mut self, place: Place) {
-        if let Some(index) = place.index {
-            self.instruction.set_memory_index(with_number(Register::RAX, index));
-        }
+        self.put_at(RAX, place);
+    }
+
+    /// [`put`](Self::put), with another register in place of `rax`.
+    fn put_at(&mut self, base: u8, place: Place) {
+        self.instruction.set_memory_base(registers::sized(8, base));
+        let index = place.index.map_or(Register::None, |index| registers::sized(8, index));
+        self.instruction.set_memory_index(index);
         let displacement = place.displacement;
         self.instruction.set_memory_displacement64(i64::from(displacement) as u64);
         self.instruction.set_memory_displ_size(match i8::try_from(displacement) {
@@ -444,6 +514,7 @@ impl Plan {
         matches!(self.instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test)
             && self.spilled().next().is_none()
             && self.swapped.is_none()
+            && self.rax.is_none()
     }
 
     fn spilled(&self) -> impl Iterator<Item = Spilled> + use<> {

@@ -7,7 +7,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::{Access, Address, ForInterpreter, LaterKind, Outcome, PAGE, SAVED_ENTRY, Writer};
 use crate::alarm;
 use crate::asm::{Condition, Hole, Op};
-use crate::context::register::{R10, R11};
+use crate::context::register::{R11, RAX};
 use crate::context::{Context, offset};
 use crate::flags::Flags;
 use crate::groups::Item;
@@ -106,8 +106,8 @@ impl Writer<'_> {
         let link = self.first_link + self.links;
         self.links += 1;
         let retry = self.place_of(self.asm.here());
-        self.asm.with_context_32(Op::Load, R10, alarm::epoch_offset(view));
-        self.asm.with_context_32(Op::Cmp, R10, Context::link_offset(link));
+        self.asm.with_context_32(Op::Load, RAX, alarm::epoch_offset(view));
+        self.asm.with_context_32(Op::Cmp, RAX, Context::link_offset(link));
         let stub = self.stubs.len();
         let hole = self.asm.jump_if(Condition::NE);
         let saved = self.flags.are_saved();
@@ -170,24 +170,24 @@ impl Writer<'_> {
         self.stub(hole, distance, kind);
     }
 
-    /// Looks for the code at the linear address in `r10`, which becomes the page's; the flags are lost. If it is not known, the
+    /// Looks for the code at the linear address in `rax`, which becomes the page's; the flags are lost. If it is not known, the
     /// current instruction is the interpreter's. `r11` is where the table has it.
     pub(super) fn find_jump(&mut self) {
         let table = Context::jumps_offset(self.mode.jumps());
         let retry = self.place_of(self.asm.here());
         self.asm.masked_to_r11(alarm::mask_offset(self.mode.jumps()));
-        self.asm.with_table(Op::Cmp, R10, jumps::SHIFT, table);
+        self.asm.with_table(Op::Cmp, RAX, jumps::SHIFT, table);
         let hole = self.asm.jump_if(Condition::NE);
         self.stub(hole, self.at as i32, Kind::Find { mode: self.mode, retry });
         match Context::constant_offset(-PAGE) {
-            Some(offset) => self.asm.with_context(Op::And, R10, offset),
-            None => self.asm.with_value(Op::And, true, R10, -PAGE),
+            Some(offset) => self.asm.with_context(Op::And, RAX, offset),
+            None => self.asm.with_value(Op::And, true, RAX, -PAGE),
         }
     }
 
     /// Jumps to what [`find_jump`](Self::find_jump) has found.
     pub(super) fn jump_found(&mut self) {
-        self.asm.store_context(offset::CODE_BASE, R10);
+        self.asm.store_context(offset::CODE_BASE, RAX);
         if self.flags.are_saved() {
             self.asm.jump_by_table(jumps::SHIFT, self.found());
         } else {
@@ -217,14 +217,14 @@ impl Writer<'_> {
         let target = self.target(i)?;
         let in_page = (0..PAGE).contains(&target);
         self.poll_if_back(target);
-        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
+        let (start, rax_was_known) = (self.asm.len(), self.rax_is_known());
         self.flags.want(&mut self.asm);
-        let leaves_r10 = self.asm.len() == start;
+        let leaves_rax = self.asm.len() == start;
         // The decoder counts them in the opcodes' order, from 1.
         let condition = Condition(i.condition_code() as u8 - 1);
         let hole = self.asm.jump_if(condition);
-        if leaves_r10 {
-            self.has_left_r10(r10_was_known);
+        if leaves_rax {
+            self.has_left_rax(rax_was_known);
         }
         if self.is_start(target) {
             self.lead_to_start(hole);
@@ -268,17 +268,17 @@ impl Writer<'_> {
         }
     }
 
-    /// Loads an indirect branch's target into `r10`; the flags are lost.
+    /// Loads an indirect branch's target into `rax`; the flags are lost.
     pub(super) fn target_operand(&mut self, i: &Instruction) -> Outcome {
-        // Through `r10`, so before that is in use.
+        // Through `rax`, so before that is in use.
         self.flags.lose(&mut self.asm);
         if i.op0_kind() == OpKind::Register {
             let number = registers::number(i.op0_register()).ok_or(ForInterpreter)?;
-            self.load_guest(R10, number);
+            self.load_guest(RAX, number);
         } else {
             let address = self.memory_operand(i)?;
             let place = self.access(Access::new(address, 8, false));
-            self.asm.with_place(Op::Load, R10, place);
+            self.asm.with_place(Op::Load, RAX, place);
         }
         Ok(())
     }
@@ -318,11 +318,11 @@ impl Writer<'_> {
         self.forget_groups();
         self.asm.with_table(Op::Load, R11, jumps::SHIFT, self.found());
         self.asm.store_context(offset::TARGET, R11);
-        self.asm.store_context(offset::TARGET + 8, R10);
+        self.asm.store_context(offset::TARGET + 8, RAX);
         self.push_next();
         self.move_stack(-8);
-        self.asm.with_context(Op::Load, R10, offset::TARGET + 8);
-        self.asm.store_context(offset::CODE_BASE, R10);
+        self.asm.with_context(Op::Load, RAX, offset::TARGET + 8);
+        self.asm.store_context(offset::CODE_BASE, RAX);
         self.asm.with_context(Op::Load, R11, offset::TARGET);
         self.jump_to_r11();
         Ok(())
@@ -336,7 +336,7 @@ impl Writer<'_> {
         self.flags.prepare_moving_stack(&mut self.asm);
         self.flags.lose(&mut self.asm);
         let place = self.access(Access::new(Address::on_stack(0), 8, false));
-        self.asm.with_place(Op::Load, R10, place);
+        self.asm.with_place(Op::Load, RAX, place);
         self.find_jump();
         self.move_stack(8 + released);
         self.jump_found();

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Register};
 
 use super::{Access, Address, ForInterpreter, PAGE, Writer};
 use crate::asm::{Condition, Op, Place, Sum};
-use crate::context::register::{R10, R11, RSP};
+use crate::context::register::{R11, RAX, RSP};
 use crate::context::{Context, DISTANCES, StackPage, offset};
 use crate::groups::{ALIGNMENT, Member};
 use crate::stub::Kind;
@@ -53,21 +53,21 @@ impl Writer<'_> {
         Ok(Address { base: number(base)?, index, displacement, in_code: false, segment, wide })
     }
 
-    /// Computes an address into `r10`; changes `r11`, and no flags.
+    /// Computes an address into `rax`; changes `r11`, and no flags.
     pub(super) fn address(&mut self, address: &Address) {
-        self.address_to(R10, address.wide, address);
+        self.address_to(RAX, address.wide, address);
         if let Some(segment) = address.segment {
             self.asm.with_context(Op::Load, R11, offset::BASES + 8 * i32::from(segment));
-            self.asm.lea(true, R10, Sum { base: Some(R10), index: Some((R11, 0)), displacement: 0 });
+            self.asm.lea(true, RAX, Sum { base: Some(RAX), index: Some((R11, 0)), displacement: 0 });
         }
     }
 
-    /// Computes an address without its segment into a host register, 32 or 64 bits of it; changes `r10`, `r11`, and no
+    /// Computes an address without its segment into a host register, 32 or 64 bits of it; changes `rax`, `r11`, and no
     /// flags.
     pub(super) fn address_to(&mut self, to: u8, wide: bool, address: &Address) {
         if address.in_code {
-            self.asm.with_context(Op::Load, R10, offset::CODE_BASE);
-            self.asm.lea(wide, to, Sum { base: Some(R10), index: None, displacement: address.displacement });
+            self.asm.with_context(Op::Load, RAX, offset::CODE_BASE);
+            self.asm.lea(wide, to, Sum { base: Some(RAX), index: None, displacement: address.displacement });
         } else {
             let mut place = |guest: u8, scratch: u8| {
                 registers::host(guest).unwrap_or_else(|| {
@@ -75,7 +75,7 @@ impl Writer<'_> {
                     scratch
                 })
             };
-            let base = address.base.map(|base| place(base, R10));
+            let base = address.base.map(|base| place(base, RAX));
             let index = address.index.map(|(index, shift)| (place(index, R11), shift));
             let sum = Sum { base, index, displacement: address.displacement };
             match (base, index) {
@@ -89,7 +89,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Finds where an access goes in the host's memory; changes `r10` and `r11`. The flags may be lost.
+    /// Finds where an access goes in the host's memory; changes `rax` and `r11`. The flags may be lost.
     pub(crate) fn access(&mut self, access: Access) -> Place {
         let place = self.access_by_both(access);
         if place.index != Some(R11) {
@@ -97,8 +97,8 @@ impl Writer<'_> {
         }
         self.asm.lea(
             true,
-            R10,
-            Sum { base: Some(R10), index: Some((R11, 0)), displacement: place.displacement },
+            RAX,
+            Sum { base: Some(RAX), index: Some((R11, 0)), displacement: place.displacement },
         );
         Place { index: None, displacement: 0 }
     }
@@ -119,7 +119,7 @@ impl Writer<'_> {
         let view = self.mode.view;
         self.look_up(&access, |_| Kind::Access { access, view, retry, unaligned: None });
         if let Some(base) = access.address.only_base() {
-            // This way does not wait for what the check does to `r10`.
+            // This way does not wait for what the check does to `rax`.
             self.load_delta();
             return Place { index: Some(base), displacement: access.address.displacement };
         }
@@ -135,21 +135,21 @@ impl Writer<'_> {
             let displacement = access.address.displacement;
             // The access does not wait for the sum.
             if displacement == 0 {
-                self.asm.page_to_r10(base);
-                self.asm.with_index(Op::Load, R10, (R10, tlb::SHIFT), table);
-                self.asm.lea(true, R11, Sum { base: Some(R10), index: Some((base, 0)), displacement: 0 });
+                self.asm.page_to_rax(base);
+                self.asm.with_index(Op::Load, RAX, (RAX, tlb::SHIFT), table);
+                self.asm.lea(true, R11, Sum { base: Some(RAX), index: Some((base, 0)), displacement: 0 });
             } else {
                 self.asm.add_to(R11, base, displacement);
-                self.asm.page_to_r10(R11);
-                self.asm.with_index(Op::Load, R10, (R10, tlb::SHIFT), table);
-                self.asm.with_register(Op::Add, true, R11, R10);
+                self.asm.page_to_rax(R11);
+                self.asm.with_index(Op::Load, RAX, (RAX, tlb::SHIFT), table);
+                self.asm.with_register(Op::Add, true, R11, RAX);
             }
             (R11, Place { index: Some(base), displacement: access.address.displacement })
         } else {
             self.address(&access.address);
             self.asm.page_to_r11();
-            self.asm.with_table(Op::Add, R10, tlb::SHIFT, table);
-            (R10, Place { index: None, displacement: 0 })
+            self.asm.with_table(Op::Add, RAX, tlb::SHIFT, table);
+            (RAX, Place { index: None, displacement: 0 })
         };
         let mask = tlb::low_mask(grain);
         match Context::constant_offset(mask) {
@@ -171,7 +171,7 @@ impl Writer<'_> {
             Context::tlb_offset(self.mode.view) + tlb::distances(self.low),
         );
         if address.leaves_r11() {
-            // That does not wait for what the check has done to `r10`.
+            // That does not wait for what the check has done to `rax`.
             self.address(address);
         } else {
             self.asm.store_context(offset::TEMPORARY, R11);
@@ -181,24 +181,24 @@ impl Writer<'_> {
         Place { index: Some(R11), displacement: 0 }
     }
 
-    /// Looks for the page of the linear address in `r10` in the TLB; `r10` becomes the offset in the page, and `r11` the
+    /// Looks for the page of the linear address in `rax` in the TLB; `rax` becomes the offset in the page, and `r11` the
     /// entry's number. The stub is for when it is not there, or the access goes beyond the page, or is not
     /// aligned; `kind` is told where the jump to it is.
     fn look_up(&mut self, access: &Access, kind: impl FnOnce(u32) -> Kind) {
         let tags = if access.write { tlb::WRITE } else { tlb::READ };
         self.asm.page_to_r11();
-        self.asm.with_table(Op::Xor, R10, tlb::SHIFT, Context::tlb_offset(self.mode.view) + tags);
+        self.asm.with_table(Op::Xor, RAX, tlb::SHIFT, Context::tlb_offset(self.mode.view) + tags);
         self.check(access, kind);
     }
 
-    /// Leads to a stub unless `r10` is an offset in a page where there is room for the access.
+    /// Leads to a stub unless `rax` is an offset in a page where there is room for the access.
     fn check(&mut self, access: &Access, kind: impl FnOnce(u32) -> Kind) {
-        self.asm.with_value(Op::Cmp, true, R10, PAGE - i32::from(access.size));
+        self.asm.with_value(Op::Cmp, true, RAX, PAGE - i32::from(access.size));
         let hole = self.asm.jump_if(Condition::ABOVE);
         let stub = self.new_stub(self.at as i32, kind(self.place_of(self.asm.address(hole))));
         self.asm.lead_to(hole, stub);
         if access.alignment > 1 {
-            self.asm.test_value(false, R10, i32::from(access.alignment) - 1);
+            self.asm.test_value(false, RAX, i32::from(access.alignment) - 1);
             let hole = self.asm.jump_if(Condition::NE);
             self.asm.lead_to(hole, stub);
         }
@@ -207,7 +207,7 @@ impl Writer<'_> {
     /// Loads what leads from the guest's addresses to the host's in the page that a look-up has found.
     fn load_delta(&mut self) {
         let table = Context::tlb_offset(self.mode.view) + tlb::distances(self.low);
-        self.asm.with_table(Op::Load, R10, tlb::SHIFT, table);
+        self.asm.with_table(Op::Load, RAX, tlb::SHIFT, table);
     }
 
     /// An address of code, as stubs have it.
@@ -248,8 +248,8 @@ impl Writer<'_> {
             _ => DISTANCES + 8 * n as i32,
         };
         if self.known & 1 << n != 0 {
-            if self.in_r10.0 != n || !self.r10_is_known() {
-                self.asm.with_context(Op::Load, R10, slot);
+            if self.in_rax.0 != n || !self.rax_is_known() {
+                self.asm.with_context(Op::Load, RAX, slot);
             }
             if group.base == RSP {
                 place.displacement = place.displacement.checked_add(self.put_off)?;
@@ -276,9 +276,9 @@ impl Writer<'_> {
         let kind = |hole| Kind::Group { access: all, stores, mode, retry, hole };
         if group.base == RSP {
             let tag = if group.write { StackPage::WRITE } else { StackPage::READ };
-            self.asm.with_context(Op::Xor, R10, Context::stack_offset(mode.view) + tag);
+            self.asm.with_context(Op::Xor, RAX, Context::stack_offset(mode.view) + tag);
             self.check(&all, kind);
-            self.asm.with_context(Op::Load, R10, slot);
+            self.asm.with_context(Op::Load, RAX, slot);
             return Some(place);
         }
         self.look_up(&all, kind);
@@ -287,32 +287,32 @@ impl Writer<'_> {
             let lowest = self.found_by_both(&address);
             self.asm.lea(
                 true,
-                R10,
-                Sum { base: Some(R10), index: lowest.index.map(|r11| (r11, 0)), displacement: 0 },
+                RAX,
+                Sum { base: Some(RAX), index: lowest.index.map(|r11| (r11, 0)), displacement: 0 },
             );
         } else {
             self.load_delta();
         }
-        self.asm.store_context(slot, R10);
+        self.asm.store_context(slot, RAX);
         Some(place)
     }
 
-    /// `r10` is still what an access has left there.
-    pub(super) fn keep_r10(&mut self, access: &Access) {
+    /// `rax` is still what an access has left there.
+    pub(super) fn keep_rax(&mut self, access: &Access) {
         if let Some(n) = self.group_of(access) {
-            self.in_r10 = (n, self.asm.len());
+            self.in_rax = (n, self.asm.len());
         }
     }
 
-    /// Whether `r10` has some group's distance.
-    pub(super) fn r10_is_known(&self) -> bool {
-        self.in_r10.1 == self.asm.len()
+    /// Whether `rax` has some group's distance.
+    pub(super) fn rax_is_known(&self) -> bool {
+        self.in_rax.1 == self.asm.len()
     }
 
-    /// What has been written since `r10` was `known` has left it.
-    pub(super) fn has_left_r10(&mut self, known: bool) {
+    /// What has been written since `rax` was `known` has left it.
+    pub(super) fn has_left_rax(&mut self, known: bool) {
         if known {
-            self.in_r10.1 = self.asm.len();
+            self.in_rax.1 = self.asm.len();
         }
     }
 

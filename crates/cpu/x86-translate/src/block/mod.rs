@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::asm::{Asm, Hole, Op};
 use crate::classify;
-use crate::context::register::{R10, R11, RSP};
+use crate::context::register::{R11, RAX, RSP};
 use crate::context::{Context, offset};
 use crate::flags::{Fate, Flags, Recipe};
 use crate::groups::{self, Group, Item, StackEffect};
@@ -78,7 +78,7 @@ impl Mode {
 ///
 /// Each block has both. Most blocks begin with something that destroys the host's flags: the first entry saves them,
 /// the second is behind that. Other blocks begin with the flags in the host's: there the second restores them.
-pub(crate) const SAVED_ENTRY: usize = 12;
+pub(crate) const SAVED_ENTRY: usize = 8;
 
 /// Where a block's code will be: addresses of all code, of the block's, and of its stubs; the number of its first link; and
 /// where RAM is.
@@ -145,8 +145,8 @@ impl Address {
         self.segment.is_none() && self.index.is_none_or(|(index, _)| registers::host(index).is_some())
     }
 
-    /// Whether it is computed without `r10`.
-    fn leaves_r10(&self) -> bool {
+    /// Whether it is computed without `rax`.
+    fn leaves_rax(&self) -> bool {
         let in_host =
             |register: Option<u8>| register.is_none_or(|register| registers::host(register).is_some());
         !self.in_code && in_host(self.base) && in_host(self.index.map(|(index, _)| index))
@@ -154,7 +154,7 @@ impl Address {
 
     /// The register that has its sum with the distance to the host's memory: see [`Writer::access_aligned`].
     pub(crate) fn sum(&self) -> u8 {
-        if self.only_base().is_some() { R11 } else { R10 }
+        if self.only_base().is_some() { R11 } else { RAX }
     }
 
     /// Whether it is on the stack.
@@ -266,8 +266,8 @@ pub(crate) struct Writer<'a> {
     /// How far the guest's stack pointer is beyond the host's register for it: pushes and pops put off what they do to it, until
     /// [`settle_stack`](Self::settle_stack). No stub is made before.
     put_off: i32,
-    /// The group whose distance is in `r10` if nothing has been written since there were so many bytes.
-    in_r10: (usize, usize),
+    /// The group whose distance is in `rax` if nothing has been written since there were so many bytes.
+    in_rax: (usize, usize),
     held: Option<Held>,
     /// Where the block, the current instruction and the next are in the page.
     start: u32,
@@ -326,7 +326,7 @@ impl<'a> Writer<'a> {
             item: 0,
             moved: 0,
             put_off: 0,
-            in_r10: (0, usize::MAX),
+            in_rax: (0, usize::MAX),
             held: None,
             start,
             at: start,
@@ -694,9 +694,9 @@ impl<'a> Writer<'a> {
             Some(host) => self.asm.mov(host, from),
             None => {
                 if let Some((at, len)) = self.asm.store_guest(Context::slot_offset(guest), from)
-                    && self.in_r10.1 > at
+                    && self.in_rax.1 > at
                 {
-                    self.in_r10.1 -= len;
+                    self.in_rax.1 -= len;
                 }
                 self.held = Some(Held { guest, scratch: from, len: self.asm.len() });
             }
@@ -732,17 +732,17 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn move_stack(&mut self, by: i32) {
-        let (start, r10_was_known) = (self.asm.len(), self.r10_is_known());
+        let (start, rax_was_known) = (self.asm.len(), self.rax_is_known());
         self.flags.before_moving_stack(&mut self.asm, by);
-        let leaves_r10 = self.asm.len() == start;
+        let leaves_rax = self.asm.len() == start;
         self.add_to_stack(by);
-        if leaves_r10 {
-            self.has_left_r10(r10_was_known);
+        if leaves_rax {
+            self.has_left_rax(rax_was_known);
         }
     }
 
     fn add_to_stack(&mut self, by: i32) {
-        let stack = registers::host(RSP).unwrap_or(R10);
+        let stack = registers::host(RSP).unwrap_or(RAX);
         self.asm.add_to(stack, stack, by);
     }
 }
