@@ -966,3 +966,46 @@ fn unaligned_accesses_are_done_within_pages_and_across() {
         }
     }
 }
+
+#[test]
+fn what_needs_rax_leaves_the_accesses_around_it_where_they_are() {
+    // All through one base register, and so by one look into the TLB; each works on memory and on `rax`, `ah` or `rdx`.
+    let around = |a: &mut CodeAssembler, it: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>| {
+        a.mov(rbx, DATA.linear + 0x100)?;
+        a.lea(rsi, qword_ptr(rbx))?;
+        a.mov(rcx, 0x1234_5678_9abc_def0_u64)?;
+        a.mov(qword_ptr(rsi + 8), rcx)?;
+        a.mov(qword_ptr(rsi + 16), rbx)?;
+        a.mov(rax, rcx)?;
+        a.mov(edx, 5)?;
+        it(a)?;
+        a.add(rcx, qword_ptr(rsi + 8))?;
+        a.mov(qword_ptr(rsi + 24), rax)?;
+        a.adc(rdx, qword_ptr(rsi + 16))?;
+        a.hlt()
+    };
+    let all: [&dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>; 10] = [
+        &|a| a.div(qword_ptr(rsi + 8)),
+        &|a| a.idiv(dword_ptr(rsi + 12)),
+        &|a| a.mul(qword_ptr(rsi + 16)),
+        &|a| a.imul(dword_ptr(rsi + 16)),
+        &|a| a.lock().cmpxchg(qword_ptr(rsi + 8), rdx),
+        &|a| a.cmpxchg(dword_ptr(rsi + 8), r8d),
+        &|a| a.cmpxchg8b(qword_ptr(rsi + 16)),
+        &|a| a.add(ah, byte_ptr(rsi + 9)),
+        &|a| a.mov(byte_ptr(rsi + 17), ah),
+        &|a| {
+            a.mov(rax, rsi)?;
+            a.xor(byte_ptr(rax + 18), ah)
+        },
+    ];
+    for it in all {
+        for mut pair in [Pair::default(), Pair::with_far_ram()] {
+            for level in LEVELS {
+                pair.map(level, true);
+                pair.put_code(CODE.linear, &assemble(CODE.linear, |a| around(a, it)));
+                same(&mut pair, &Pair::state(level));
+            }
+        }
+    }
+}
