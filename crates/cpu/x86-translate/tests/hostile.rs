@@ -970,7 +970,8 @@ fn unaligned_accesses_are_done_within_pages_and_across() {
 #[test]
 fn what_needs_rax_leaves_the_accesses_around_it_where_they_are() {
     // All through one base register, and so by one look into the TLB; each works on memory and on `rax`, `ah` or `rdx`.
-    let around = |a: &mut CodeAssembler, it: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>| {
+    type Instruction<'a> = &'a dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let around = |a: &mut CodeAssembler, it: Instruction<'_>| {
         a.mov(rbx, DATA.linear + 0x100)?;
         a.lea(rsi, qword_ptr(rbx))?;
         a.mov(rcx, 0x1234_5678_9abc_def0_u64)?;
@@ -984,7 +985,7 @@ fn what_needs_rax_leaves_the_accesses_around_it_where_they_are() {
         a.adc(rdx, qword_ptr(rsi + 16))?;
         a.hlt()
     };
-    let all: [&dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>; 10] = [
+    let all: [Instruction<'_>; 10] = [
         &|a| a.div(qword_ptr(rsi + 8)),
         &|a| a.idiv(dword_ptr(rsi + 12)),
         &|a| a.mul(qword_ptr(rsi + 16)),
