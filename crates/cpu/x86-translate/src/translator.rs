@@ -609,12 +609,10 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets an access be unaligned from now on, if all that is wrong with it is that it is now.
-    fn let_be_unaligned(&mut self, context: &Context, hole: u32, access: &Access, view: u8) -> bool {
+    /// Whether all that is wrong with an access is that it is not aligned.
+    fn is_merely_unaligned(context: &Context, access: &Access, view: u8) -> bool {
         let linear = access.address.linear(context);
-        access.fits_at(linear)
-            && Tlb::knows_low(context, (view, access.write), linear)
-            && self.cache.let_be_unaligned(hole, access)
+        access.fits_at(linear) && Tlb::knows_low(context, (view, access.write), linear)
     }
 
     /// The same for a group of accesses, the first of which is a store or not. A page is not made dirty before it is
@@ -755,12 +753,14 @@ impl Machine {
         let left = match stub.kind {
             Kind::Access { access, view, retry, unaligned } => {
                 self.activity.set(work::ACCESSES);
-                if unaligned.is_some_and(|hole| self.let_be_unaligned(context, hole, &access, view)) {
-                    return again(self, retry);
-                }
-                match self.know_page(context, &access, view) {
-                    Ok(()) => return again(self, retry),
-                    Err(left) => left,
+                match unaligned.filter(|_| Self::is_merely_unaligned(context, &access, view)) {
+                    Some(hole) if self.cache.let_be_unaligned(hole, &access) => return again(self, retry),
+                    // To try again would not end.
+                    Some(_) => Left::Crossing,
+                    None => match self.know_page(context, &access, view) {
+                        Ok(()) => return again(self, retry),
+                        Err(left) => left,
+                    },
                 }
             }
             Kind::Group { access, stores, mode, retry, .. } => {

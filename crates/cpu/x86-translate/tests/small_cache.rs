@@ -19,14 +19,14 @@ const ADDITIONS: usize = (4 << 20) / 3;
 /// How often all of them are carried out.
 const ROUNDS: u32 = 3;
 
-fn guest() -> (Translator, State) {
+/// A guest that carries out `code` and then again, [`ROUNDS`] times.
+fn guest(mut code: Vec<u8>) -> (Translator, State) {
     let ram = GuestRam::new(&[(Gpa(0), RAM)]).unwrap();
     ram.write(Gpa(TABLES), &((TABLES + 0x1000) | 3).to_le_bytes()).unwrap();
     ram.write(Gpa(TABLES + 0x1000), &((TABLES + 0x2000) | 3).to_le_bytes()).unwrap();
     for page in 0..RAM >> 21 {
         ram.write(Gpa(TABLES + 0x2000 + page * 8), &(page << 21 | 0x83).to_le_bytes()).unwrap();
     }
-    let mut code = [0x48, 0xff, 0xc0].repeat(ADDITIONS); // inc rax
     code.extend([0xff, 0xc9, 0x0f, 0x84, 5, 0, 0, 0, 0xe9]); // dec ecx; jz to the hlt; jmp back
     let back = -(code.len() as i32) - 4;
     code.extend(back.to_le_bytes());
@@ -50,7 +50,7 @@ fn guest() -> (Translator, State) {
 
 #[test]
 fn a_guest_whose_code_does_not_fit_is_carried_out_to_its_end() {
-    let (mut guest, state) = guest();
+    let (mut guest, state) = guest([0x48, 0xff, 0xc0].repeat(ADDITIONS)); // inc rax
     guest.set_state(&state).unwrap();
     assert_eq!(guest.run().unwrap(), Exit::Halted);
     assert_eq!(guest.state().gpr[gpr::RAX], ADDITIONS as u64 * u64::from(ROUNDS));
@@ -60,4 +60,17 @@ fn a_guest_whose_code_does_not_fit_is_carried_out_to_its_end() {
     // instructions, unless a page ends.
     assert!(stats.blocks <= u64::from(ROUNDS) * ADDITIONS as u64 / 40, "{stats}");
     assert!(stats.again > stats.blocks / 2, "{stats}");
+}
+
+#[test]
+fn an_access_that_comes_to_be_unaligned_when_there_is_no_room_is_made() {
+    // inc rax, fifteen times; add rdx, [rbx + 1]; mov rbx, rbx, so that no two accesses are known to be at one place
+    let some = [[0x48, 0xff, 0xc0].repeat(15), vec![0x48, 0x03, 0x53, 0x01, 0x48, 0x89, 0xdb]].concat();
+    let times = (3 << 20) / some.len();
+    let (mut guest, mut state) = guest(some.repeat(times));
+    state.gpr[gpr::RBX] = TABLES + 8;
+    guest.set_state(&state).unwrap();
+    assert_eq!(guest.run().unwrap(), Exit::Halted);
+    assert_eq!(guest.state().gpr[gpr::RAX], 15 * times as u64 * u64::from(ROUNDS));
+    assert!(guest.stats().clears >= u64::from(ROUNDS), "{}", guest.stats());
 }
